@@ -1,0 +1,458 @@
+//! What the directives mean, as plain values.
+//!
+//! [`DIRECTIVES`] is the one table of names, usage and setters. A [`Section`] holds what stands in a
+//! server, virtual host, `<Location>` or `<Proxy>` and merges from the outside in; [`Host`] holds what
+//! there is once for the whole server. Nothing here knows httpd.
+//!
+//! # Invariants
+//!
+//! - A section owns nothing: httpd merges sections for each request into memory that is never dropped.
+//! - A value that a setter accepted needs no further check.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::time::Duration;
+
+use regex::bytes::Regex;
+
+/// What `UspStorageCacheMatch` is where it is not set.
+pub const DEFAULT_MATCH: &str = r"\.(?i:ism|mp4)$";
+
+/// A directive: its name, its usage as httpd prints it, and what it sets.
+pub struct Directive {
+    /// The name as it stands in a configuration file.
+    pub name: &'static CStr,
+    /// The argument and the default, for httpd's own error messages.
+    pub usage: &'static CStr,
+    /// The setter, which also tells where the directive may stand.
+    pub set: Set,
+}
+
+/// Where a directive may stand, and how its value is taken.
+#[derive(Clone, Copy)]
+pub enum Set {
+    /// In server, virtual host, `<Location>` and `<Proxy>`.
+    Section(for<'c> fn(&mut Section<'c>, &'c str) -> Result<(), Invalid>),
+    /// As [`Set::Section`], for the one value that has to be compiled and kept.
+    Match,
+    /// In the main server only.
+    Host(for<'c> fn(&mut Host<'c>, &'c str) -> Result<(), Invalid>),
+}
+
+/// A value that a directive does not take: what would be right.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Invalid(pub String);
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Every directive of the module.
+pub static DIRECTIVES: [Directive; 17] = [
+    Directive {
+        name: c"UspStorageCache",
+        usage: c"on|off (off): serve manifests and index MP4s from the store",
+        set: Set::Section(|s, v| put(&mut s.enabled, on_off(v))),
+    },
+    Directive {
+        name: c"UspStorageCacheMatch",
+        usage: c"regex (\\.(?i:ism|mp4)$): the decoded upstream paths that are served from the store",
+        set: Set::Match,
+    },
+    Directive {
+        name: c"UspStorageCacheMaxObjectSize",
+        usage: c"bytes (1000000000): larger objects pass through",
+        set: Set::Section(|s, v| put(&mut s.object_len_max, bytes(v))),
+    },
+    Directive {
+        name: c"UspStorageCacheIgnoreQueryString",
+        usage: c"on|off (on): whether the query string belongs to an object's name",
+        set: Set::Section(|s, v| put(&mut s.ignore_query, on_off(v))),
+    },
+    Directive {
+        name: c"UspStorageCacheRange",
+        usage: c"partial|full (partial): what a sub-request with a Range gets",
+        set: Set::Section(|s, v| put(&mut s.range, range_answer(v))),
+    },
+    Directive {
+        name: c"UspStorageCacheExpire",
+        usage: c"seconds (7200): how long an object is served before storage is asked again",
+        set: Set::Section(|s, v| put(&mut s.expire, seconds(v, 0))),
+    },
+    Directive {
+        name: c"UspStorageCacheNegativeExpire",
+        usage: c"seconds (5): how long an absent object is remembered",
+        set: Set::Section(|s, v| put(&mut s.negative_expire, seconds(v, 0))),
+    },
+    Directive {
+        name: c"UspStorageCacheConnectTimeout",
+        usage: c"seconds (5): for a connection to storage",
+        set: Set::Section(|s, v| put(&mut s.connect_timeout, seconds(v, 1))),
+    },
+    Directive {
+        name: c"UspStorageCacheTimeout",
+        usage: c"seconds (10): for storage's first byte, and for each next piece",
+        set: Set::Section(|s, v| put(&mut s.timeout, seconds(v, 1))),
+    },
+    Directive {
+        name: c"S3AccessKey",
+        usage: c"key id: signs requests to storage together with S3SecretKey",
+        set: Set::Section(|s, v| put(&mut s.access_key, text(v))),
+    },
+    Directive {
+        name: c"S3SecretKey",
+        usage: c"secret key that belongs to S3AccessKey",
+        set: Set::Section(|s, v| put(&mut s.secret_key, text(v))),
+    },
+    Directive {
+        name: c"S3SecurityToken",
+        usage: c"session token of temporary credentials",
+        set: Set::Section(|s, v| put(&mut s.security_token, text(v))),
+    },
+    Directive {
+        name: c"S3Region",
+        usage: c"region (what the host name tells, else us-east-1)",
+        set: Set::Section(|s, v| put(&mut s.region, text(v))),
+    },
+    Directive {
+        name: c"S3UseHeaders",
+        usage: c"on|off (off): sign in the Authorization header instead of the query string",
+        set: Set::Section(|s, v| put(&mut s.use_headers, on_off(v))),
+    },
+    Directive {
+        name: c"UspStorageCacheRoot",
+        usage: c"directory (/var/cache/apache2/usp-storage-cache): where the store is",
+        set: Set::Host(|h, v| put(&mut h.root, text(v))),
+    },
+    Directive {
+        name: c"UspStorageCacheMaxSize",
+        usage: c"bytes (10G): disk space that the store may take",
+        set: Set::Host(|h, v| put(&mut h.store_len_max, bytes(v))),
+    },
+    Directive {
+        name: c"UspStorageCacheMinFree",
+        usage: c"bytes (1G): disk space that the store leaves free",
+        set: Set::Host(|h, v| put(&mut h.free_len_min, bytes_or_zero(v))),
+    },
+];
+
+/// What a ranged sub-request gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeAnswer {
+    /// The part that was asked for, with status 206.
+    Partial,
+    /// The whole object, with status 200, as from a cache that drops Range.
+    Full,
+}
+
+/// The pattern of `UspStorageCacheMatch`, compiled.
+pub struct Match(Regex);
+
+impl Match {
+    /// Compiles `pattern`; the error says what the pattern lacks.
+    pub fn new(pattern: &str) -> Result<Self, Invalid> {
+        let error = |e: regex::Error| Invalid(format!("a regular expression ({DEFAULT_MATCH} for example): {e}"));
+        Regex::new(pattern).map(Self).map_err(error)
+    }
+
+    /// Whether the decoded path of an upstream URL is one that the store serves.
+    pub fn is_match(&self, path: &[u8]) -> bool {
+        self.0.is_match(path)
+    }
+}
+
+/// What a server, virtual host, `<Location>` or `<Proxy>` says; `None` is what it leaves open.
+#[derive(Clone, Copy, Default)]
+pub struct Section<'c> {
+    enabled: Option<bool>,
+    matching: Option<&'c Match>,
+    object_len_max: Option<u64>,
+    ignore_query: Option<bool>,
+    range: Option<RangeAnswer>,
+    expire: Option<u32>,
+    negative_expire: Option<u32>,
+    connect_timeout: Option<u32>,
+    timeout: Option<u32>,
+    access_key: Option<&'c str>,
+    secret_key: Option<&'c str>,
+    security_token: Option<&'c str>,
+    region: Option<&'c str>,
+    use_headers: Option<bool>,
+}
+
+impl<'c> Section<'c> {
+    /// What holds in a section `inner` that lies in `outer`.
+    pub fn merge(outer: &Self, inner: &Self) -> Self {
+        Self {
+            enabled: inner.enabled.or(outer.enabled),
+            matching: inner.matching.or(outer.matching),
+            object_len_max: inner.object_len_max.or(outer.object_len_max),
+            ignore_query: inner.ignore_query.or(outer.ignore_query),
+            range: inner.range.or(outer.range),
+            expire: inner.expire.or(outer.expire),
+            negative_expire: inner.negative_expire.or(outer.negative_expire),
+            connect_timeout: inner.connect_timeout.or(outer.connect_timeout),
+            timeout: inner.timeout.or(outer.timeout),
+            access_key: inner.access_key.or(outer.access_key),
+            secret_key: inner.secret_key.or(outer.secret_key),
+            security_token: inner.security_token.or(outer.security_token),
+            region: inner.region.or(outer.region),
+            use_headers: inner.use_headers.or(outer.use_headers),
+        }
+    }
+
+    /// Sets the pattern of `UspStorageCacheMatch`.
+    pub fn set_match(&mut self, matching: &'c Match) {
+        self.matching = Some(matching);
+    }
+
+    /// Whether the module answers here at all.
+    pub fn enabled(&self) -> bool {
+        self.enabled == Some(true)
+    }
+
+    /// The pattern that is set here, if any.
+    pub fn matching(&self) -> Option<&'c Match> {
+        self.matching
+    }
+
+    /// The largest body, in bytes, that is stored.
+    pub fn object_len_max(&self) -> u64 {
+        self.object_len_max.unwrap_or(1_000_000_000)
+    }
+
+    /// Whether the query string is no part of an object's name.
+    pub fn ignore_query(&self) -> bool {
+        self.ignore_query.unwrap_or(true)
+    }
+
+    /// What a ranged sub-request gets.
+    pub fn range(&self) -> RangeAnswer {
+        self.range.unwrap_or(RangeAnswer::Partial)
+    }
+
+    /// Seconds that an entry is fresh after storage vouched for it.
+    pub fn expire_secs(&self) -> u32 {
+        self.expire.unwrap_or(7200)
+    }
+
+    /// Seconds that an absent or refused object is remembered.
+    pub fn negative_expire_secs(&self) -> u32 {
+        self.negative_expire.unwrap_or(5)
+    }
+
+    /// How long a connection to storage may take.
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout.unwrap_or(5).into())
+    }
+
+    /// How long storage may be silent.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout.unwrap_or(10).into())
+    }
+
+    /// The credentials that the `S3…` directives name.
+    pub fn credentials(&self) -> Credentials<'c> {
+        match (self.access_key, self.secret_key) {
+            (None, None) => Credentials::None,
+            (Some(access_key), Some(secret_key)) => {
+                Credentials::Keys { access_key, secret_key, security_token: self.security_token }
+            }
+            (Some(_), None) => Credentials::Incomplete { missing: "S3SecretKey" },
+            (None, Some(_)) => Credentials::Incomplete { missing: "S3AccessKey" },
+        }
+    }
+
+    /// The region to sign for, where one is set.
+    pub fn region(&self) -> Option<&'c str> {
+        self.region
+    }
+
+    /// Whether the signature goes into the header rather than the query.
+    pub fn use_headers(&self) -> bool {
+        self.use_headers.unwrap_or(false)
+    }
+}
+
+/// What the configuration says about signing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Credentials<'c> {
+    /// Requests go out unsigned.
+    None,
+    /// One of a pair of keys is not set.
+    Incomplete {
+        /// The directive that is missing.
+        missing: &'static str,
+    },
+    /// Keys as they stand in the directives.
+    Keys {
+        /// `S3AccessKey`.
+        access_key: &'c str,
+        /// `S3SecretKey`.
+        secret_key: &'c str,
+        /// `S3SecurityToken`.
+        security_token: Option<&'c str>,
+    },
+}
+
+impl Credentials<'_> {
+    /// What an entry is scoped by: what the configuration names, never what is secret.
+    pub fn scope(&self) -> &str {
+        match self {
+            Self::Keys { access_key, .. } => access_key,
+            _ => "",
+        }
+    }
+}
+
+/// What there is once for all virtual hosts.
+#[derive(Clone, Copy, Default)]
+pub struct Host<'c> {
+    root: Option<&'c str>,
+    store_len_max: Option<u64>,
+    free_len_min: Option<u64>,
+    /// Whether any section of this server switches the module on.
+    pub used: bool,
+}
+
+impl<'c> Host<'c> {
+    /// The store's directory, where one is set.
+    pub fn root(&self) -> Option<&'c str> {
+        self.root
+    }
+
+    /// Bytes on disk that the store may take.
+    pub fn store_len_max(&self) -> u64 {
+        self.store_len_max.unwrap_or(10 << 30)
+    }
+
+    /// Bytes on disk that the store leaves free.
+    pub fn free_len_min(&self) -> u64 {
+        self.free_len_min.unwrap_or(1 << 30)
+    }
+}
+
+fn put<T>(field: &mut Option<T>, value: Result<T, Invalid>) -> Result<(), Invalid> {
+    *field = Some(value?);
+    Ok(())
+}
+
+fn on_off(value: &str) -> Result<bool, Invalid> {
+    if value.eq_ignore_ascii_case("on") {
+        Ok(true)
+    } else if value.eq_ignore_ascii_case("off") {
+        Ok(false)
+    } else {
+        Err(Invalid("on or off".into()))
+    }
+}
+
+fn range_answer(value: &str) -> Result<RangeAnswer, Invalid> {
+    match value.to_ascii_lowercase().as_str() {
+        "partial" => Ok(RangeAnswer::Partial),
+        "full" => Ok(RangeAnswer::Full),
+        _ => Err(Invalid("partial or full".into())),
+    }
+}
+
+fn seconds(value: &str, least: u32) -> Result<u32, Invalid> {
+    let most = 10 * 365 * 86400;
+    let invalid = || Invalid(format!("a whole number of seconds from {least} to {most}"));
+    digits(value).and_then(|n| u32::try_from(n).ok()).filter(|n| (least..=most).contains(n)).ok_or_else(invalid)
+}
+
+fn bytes(value: &str) -> Result<u64, Invalid> {
+    let want = "a number of bytes above 0, with K, M, G or T for its multiples of 1024 (500M for example)";
+    byte_count(value).filter(|n| *n > 0).ok_or_else(|| Invalid(want.into()))
+}
+
+fn bytes_or_zero(value: &str) -> Result<u64, Invalid> {
+    let want = "a number of bytes, with K, M, G or T for its multiples of 1024 (1G for example)";
+    byte_count(value).ok_or_else(|| Invalid(want.into()))
+}
+
+fn byte_count(value: &str) -> Option<u64> {
+    let unit = value.chars().last()?.to_ascii_uppercase();
+    let shift = match unit {
+        'K' => 10,
+        'M' => 20,
+        'G' => 30,
+        'T' => 40,
+        _ => return digits(value),
+    };
+    digits(&value[..value.len() - 1])?.checked_mul(1 << shift).filter(|n| i64::try_from(*n).is_ok())
+}
+
+fn digits(value: &str) -> Option<u64> {
+    let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    value.parse().ok().filter(|n| plain && i64::try_from(*n).is_ok())
+}
+
+fn text(value: &str) -> Result<&str, Invalid> {
+    let fits = !value.is_empty() && !value.bytes().any(|b| b.is_ascii_control());
+    fits.then_some(value).ok_or_else(|| Invalid("a text without control characters, not empty".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_counts_take_multiples_and_refuse_nonsense() {
+        let rows = [
+            ("1", Some(1)),
+            ("1k", Some(1024)),
+            ("10G", Some(10 << 30)),
+            ("2T", Some(2 << 40)),
+            ("", None),
+            ("K", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5G", None),
+            ("1GB", None),
+            ("99999999T", None),
+            ("9223372036854775808", None),
+        ];
+        for (value, want) in rows {
+            assert_eq!(byte_count(value), want, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_whole_and_bounded() {
+        let rows =
+            [("0", 0, Some(0)), ("0", 1, None), ("7200", 0, Some(7200)), ("1h", 0, None), ("99999999999", 0, None)];
+        for (value, least, want) in rows {
+            assert_eq!(seconds(value, least).ok(), want, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn an_inner_section_overrides_only_what_it_sets() {
+        let outer = Section { enabled: Some(true), expire: Some(10), ..Section::default() };
+        let inner = Section { expire: Some(20), ..Section::default() };
+        let merged = Section::merge(&outer, &inner);
+        assert!(merged.enabled());
+        assert_eq!(merged.expire_secs(), 20);
+        assert_eq!(merged.timeout(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn half_a_pair_of_keys_is_no_pair() {
+        let section = Section { access_key: Some("id"), ..Section::default() };
+        assert!(matches!(section.credentials(), Credentials::Incomplete { missing: "S3SecretKey" }));
+    }
+
+    #[test]
+    fn the_default_match_takes_manifests_and_indexes_in_any_case() {
+        let matching = Match::new(DEFAULT_MATCH).expect("the default is a valid pattern");
+        for (path, want) in
+            [("/a.ism", true), ("/a.ISM", true), ("/b.Mp4", true), ("/c.cmfv", false), ("/a.ism/x", false)]
+        {
+            assert_eq!(matching.is_match(path.as_bytes()), want, "{path}");
+        }
+        assert!(Match::new("(").is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! HTTP, as far as the cache speaks it: byte ranges, and the fields that are stored. Pure.
+
+pub mod fields;
+pub mod range;

@@ -1,0 +1,59 @@
+//! The entries that this process has mapped, least recently used first out.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::Entry;
+
+const SHARDS: usize = 16;
+/// Mappings of one process: far below `vm.max_map_count`, 65530 by default.
+const HELD_MAX: usize = 4096;
+
+type Shard = Mutex<LruCache<Box<[u8]>, Arc<Entry>>>;
+
+/// Mapped entries by the bytes of their key.
+pub struct Held {
+    shards: [Shard; SHARDS],
+}
+
+impl Held {
+    /// Nothing held.
+    pub fn new() -> Self {
+        let len = NonZeroUsize::new(HELD_MAX / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        Self { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(len))) }
+    }
+
+    /// The entry under `key`.
+    pub fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
+        self.shard(key).lock().get(key).cloned()
+    }
+
+    /// Holds `entry` under `key` in the place of what was held.
+    pub fn put(&self, key: &[u8], entry: Arc<Entry>) {
+        let pushed_out = self.shard(key).lock().push(key.into(), entry);
+        // Unmapping takes its time: not under the lock.
+        drop(pushed_out);
+    }
+
+    /// Forgets what is held under `key` if it is `entry`.
+    pub fn remove(&self, key: &[u8], entry: &Arc<Entry>) {
+        let mut shard = self.shard(key).lock();
+        let is_it = shard.peek(key).is_some_and(|held| Arc::ptr_eq(held, entry));
+        let removed = is_it.then(|| shard.pop(key));
+        drop(shard);
+        drop(removed);
+    }
+
+    fn shard(&self, key: &[u8]) -> &Shard {
+        &self.shards[crc32c::crc32c(key) as usize % SHARDS]
+    }
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::new()
+    }
+}
