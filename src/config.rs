@@ -318,6 +318,11 @@ pub struct Host<'c> {
 }
 
 impl<'c> Host<'c> {
+    /// What holds in the virtual host `inner` of the server `outer`.
+    pub fn merge(outer: &Self, inner: &Self) -> Self {
+        Self { used: inner.used, ..*outer }
+    }
+
     /// The store's directory, where one is set.
     pub fn root(&self) -> Option<&'c str> {
         self.root

@@ -1,8 +1,26 @@
-//! wip
-#![allow(missing_docs)]
-pub mod cache {
-    pub mod key;
-}
+//! An Apache httpd module that serves server manifests and index MP4s of a streaming origin from a memory-mapped
+//! local store, and fills the store from S3.
+//!
+//! A request's way, which is also the order in which to read:
+//!
+//! 1. [`module`]: how httpd knows the module, its directives ([`config`]) and hooks.
+//! 2. [`hooks`]: a request is recognised by where mod_proxy would send it, and answered.
+//! 3. [`semantics`]: which part of an object is asked for.
+//! 4. [`cache`]: where its bytes come from, and why.
+//! 5. [`store`]: versions of objects as files, mapped; [`fetch`]: storage, signed and pooled.
+//! 6. [`ffi`]: the only door to C.
+//!
+//! Without the feature `httpd` everything but the module itself builds and is tested: [`module`], [`hooks`] and
+//! [`ffi`] are left out.
+
+pub mod cache;
 pub mod config;
+pub mod fetch;
+#[cfg(feature = "httpd")]
+pub mod ffi;
+#[cfg(feature = "httpd")]
+pub mod hooks;
+#[cfg(feature = "httpd")]
+pub mod module;
 pub mod semantics;
 pub mod store;

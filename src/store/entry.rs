@@ -52,7 +52,6 @@ pub struct Entry {
     name: Name,
     identity: Identity,
     validated_at: u64,
-    etag: Option<Span>,
     content_type: Option<Span>,
     /// A bit a block: its checksum was found right.
     checked: Box<[AtomicU64]>,
@@ -91,14 +90,11 @@ impl Entry {
     }
 
     fn new(map: Mapping, head: Head, name: Name, identity: Identity, validated_at: u64) -> Self {
-        let field = |wanted: &str| {
-            let is_it = |name: Span| map.text(name).to_bytes().eq_ignore_ascii_case(wanted.as_bytes());
-            head.fields.iter().find(|(name, _)| is_it(*name)).map(|(_, value)| *value)
-        };
-        let (etag, content_type) = (field("etag"), field("content-type"));
+        let is_type = |name: Span| map.text(name).to_bytes().eq_ignore_ascii_case(b"content-type");
+        let content_type = head.fields.iter().find(|(name, _)| is_type(*name)).map(|(_, value)| *value);
         let words = head.layout.blocks().div_ceil(64);
         let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Self { map, head, name, identity, validated_at, etag, content_type, checked }
+        Self { map, head, name, identity, validated_at, content_type, checked }
     }
 
     /// The length of the object, in bytes.
@@ -124,11 +120,6 @@ impl Entry {
     /// The object's header fields as storage sent them, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&CStr, &CStr)> {
         self.head.fields.iter().map(|(name, value)| (self.map.text(*name), self.map.text(*value)))
-    }
-
-    /// The object's entity tag, quotes included.
-    pub fn etag(&self) -> Option<&CStr> {
-        self.etag.map(|span| self.map.text(span))
     }
 
     /// The object's media type.
@@ -179,7 +170,7 @@ impl Entry {
         if crc32c::crc32c(body) == stored { Ok(()) } else { Err(Damaged) }
     }
 
-    /// The bytes of `part` of the object, which lies within it and was checked.
+    /// The bytes of `part` of the object, which lies within it; they are right only after [`Entry::check`].
     pub fn body(&self, part: &Range<u64>) -> &[u8] {
         let at = |offset: u64| (self.head.layout.body_at + offset) as usize;
         &self.map.bytes()[at(part.start)..at(part.end)]

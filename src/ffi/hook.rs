@@ -1,0 +1,158 @@
+//! Hooks: a trait each, entered by httpd through a generic function that is guarded.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::ptr::null;
+
+use super::config::END;
+use super::guard;
+use super::pool::Pool;
+use super::request::Request;
+use super::server::Server;
+use super::sys;
+
+/// What a content handler answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The answer was sent.
+    Ok,
+    /// Somebody else shall answer; the request is as it was.
+    Declined,
+    /// httpd shall answer with this status.
+    Status(u16),
+    /// The client went away.
+    ClientLeft,
+    /// The answer broke off below us.
+    Broken,
+}
+
+impl Answer {
+    fn into_raw(self) -> c_int {
+        match self {
+            Self::Ok => sys::OK,
+            Self::Declined => sys::DECLINED,
+            Self::Status(status) => status.into(),
+            Self::ClientLeft => sys::DONE,
+            Self::Broken => sys::AP_FILTER_ERROR,
+        }
+    }
+}
+
+/// Answers requests.
+pub trait ContentHandler {
+    /// Answers `request`, or declines it.
+    fn run(request: &Request<'_>) -> Answer;
+}
+
+/// Runs once httpd has read its configuration, as the user that started it, before it makes children.
+pub trait PostConfig {
+    /// Checks and prepares; on an error httpd does not start. `pool` lives as long as the configuration.
+    fn run(pool: Pool<'_>, main: Server<'_>) -> Result<(), String>;
+}
+
+/// Runs when a child begins, as the user that children run as.
+pub trait ChildInit {
+    /// Prepares the child. `pool` lives as long as the child.
+    fn run(pool: Pool<'_>, main: Server<'_>);
+}
+
+/// Runs when a child is told to end; under MPMs with threads, before the threads are waited for.
+pub trait ChildStopping {
+    /// Makes requests that wait go on; `is_graceful` says that they may take their time.
+    fn run(is_graceful: bool);
+}
+
+/// A list of module names for the order of hooks. `N` counts the end mark.
+#[repr(transparent)]
+pub struct ModuleNames<const N: usize>([*const c_char; N]);
+
+// SAFETY: httpd only reads the list.
+unsafe impl<const N: usize> Sync for ModuleNames<N> {}
+
+impl<const N: usize> ModuleNames<N> {
+    /// The list; `N` is one more than there are names.
+    pub const fn new(names: &[&'static CStr]) -> Self {
+        assert!(names.len() + 1 == N, "the list ends with its end mark");
+        let mut list = [END; N];
+        let mut at = 0;
+        while at < names.len() {
+            list[at] = names[at].as_ptr();
+            at += 1;
+        }
+        Self(list)
+    }
+}
+
+/// Runs `H` as one of the very first content handlers, ahead of `successors`.
+pub fn content_handler<H: ContentHandler, const N: usize>(successors: &'static ModuleNames<N>) {
+    // SAFETY: called while httpd registers hooks; the list is static.
+    unsafe { sys::ap_hook_handler(Some(handle::<H>), null(), successors.0.as_ptr(), sys::APR_HOOK_REALLY_FIRST) };
+}
+
+/// Runs `H` after the configuration was read.
+pub fn post_config<H: PostConfig>() {
+    // SAFETY: called while httpd registers hooks.
+    unsafe { sys::ap_hook_post_config(Some(after_config::<H>), null(), null(), sys::APR_HOOK_MIDDLE) };
+}
+
+/// Runs `H` when a child begins.
+pub fn child_init<H: ChildInit>() {
+    // SAFETY: called while httpd registers hooks.
+    unsafe { sys::ap_hook_child_init(Some(begin_child::<H>), null(), null(), sys::APR_HOOK_MIDDLE) };
+}
+
+/// Runs `H` when a child is told to end, where httpd has that hook (2.4.49 and later).
+pub fn child_stopping<H: ChildStopping>() {
+    type Hook = unsafe extern "C" fn(*mut sys::apr_pool_t, c_int);
+    type Register = unsafe extern "C" fn(Hook, *const *const c_char, *const *const c_char, c_int);
+    // SAFETY: a look-up by a terminated name among all that is loaded.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"ap_hook_child_stopping".as_ptr()) };
+    if symbol.is_null() {
+        return;
+    }
+    // SAFETY: httpd declares the function so (mpm_common.h).
+    let register = unsafe { std::mem::transmute::<*mut libc::c_void, Register>(symbol) };
+    // SAFETY: called while httpd registers hooks.
+    unsafe { register(stop_child::<H>, null(), null(), sys::APR_HOOK_MIDDLE) };
+}
+
+unsafe extern "C" fn handle<H: ContentHandler>(raw: *mut sys::request_rec) -> c_int {
+    guard::catch(Answer::Status(500).into_raw(), || {
+        // SAFETY: httpd passes the request that this hook runs for, and the view ends with the call.
+        let request = unsafe { Request::from_raw(raw) };
+        H::run(&request).into_raw()
+    })
+}
+
+unsafe extern "C" fn after_config<H: PostConfig>(
+    conf: *mut sys::apr_pool_t,
+    _: *mut sys::apr_pool_t,
+    _: *mut sys::apr_pool_t,
+    main: *mut sys::server_rec,
+) -> c_int {
+    guard::catch(Answer::Status(500).into_raw(), || {
+        // SAFETY: httpd passes the configuration's pool.
+        let pool = unsafe { Pool::from_raw(conf) };
+        // SAFETY: httpd passes the main server.
+        let main = unsafe { Server::from_raw(main) };
+        match H::run(pool, main) {
+            Ok(()) => sys::OK,
+            Err(line) => {
+                main.log_startup(&line);
+                Answer::Status(500).into_raw()
+            }
+        }
+    })
+}
+
+unsafe extern "C" fn begin_child<H: ChildInit>(pool: *mut sys::apr_pool_t, main: *mut sys::server_rec) {
+    guard::catch((), || {
+        // SAFETY: httpd passes the child's pool.
+        let pool = unsafe { Pool::from_raw(pool) };
+        // SAFETY: httpd passes the main server.
+        H::run(pool, unsafe { Server::from_raw(main) });
+    });
+}
+
+unsafe extern "C" fn stop_child<H: ChildStopping>(_: *mut sys::apr_pool_t, graceful: c_int) {
+    guard::catch((), || H::run(graceful != 0));
+}

@@ -1,0 +1,129 @@
+//! A server or virtual host, and what httpd knows about itself.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::ptr::NonNull;
+
+use super::pool::Pool;
+use super::sys;
+
+/// A server or virtual host.
+#[derive(Clone, Copy)]
+pub struct Server<'c> {
+    raw: NonNull<sys::server_rec>,
+    life: PhantomData<&'c ()>,
+}
+
+impl<'c> Server<'c> {
+    /// # Safety
+    ///
+    /// `raw` is a server that lives for `'c`.
+    pub(super) unsafe fn from_raw(raw: *mut sys::server_rec) -> Self {
+        Self { raw: NonNull::new(raw).expect("httpd passes a server"), life: PhantomData }
+    }
+
+    pub(super) fn raw(&self) -> *mut sys::server_rec {
+        self.raw.as_ptr()
+    }
+
+    /// This server and all behind it: called of the main server, all that are configured.
+    pub fn all(self) -> impl Iterator<Item = Server<'c>> {
+        std::iter::successors(Some(self), |server| {
+            // SAFETY: servers live as long as the configuration; one field is read.
+            let next = unsafe { (*server.raw()).next };
+            NonNull::new(next).map(|raw| Self { raw, life: PhantomData })
+        })
+    }
+
+    /// `ServerName` and the names of `ServerAlias`.
+    pub fn names(self) -> Vec<String> {
+        // SAFETY: as in `all`.
+        let own = unsafe { (*self.raw()).server_hostname };
+        // SAFETY: as in `all`.
+        let aliases = unsafe { (*self.raw()).names };
+        // SAFETY: terminated where it is not null.
+        let mut names: Vec<_> = unsafe { text(own) }.into_iter().collect();
+        // SAFETY: as in `all`; null where there are none.
+        let Some(aliases) = (unsafe { aliases.as_ref() }) else { return names };
+        for at in 0..usize::try_from(aliases.nelts).unwrap_or(0) {
+            // SAFETY: the array holds that many pointers to texts.
+            let alias = unsafe { aliases.elts.cast::<*const c_char>().add(at) };
+            // SAFETY: as above.
+            let alias = unsafe { alias.read() };
+            // SAFETY: terminated where it is not null.
+            names.extend(unsafe { text(alias) });
+        }
+        names
+    }
+}
+
+/// # Safety
+///
+/// `raw` is null or a terminated text.
+unsafe fn text(raw: *const c_char) -> Option<String> {
+    // SAFETY: the caller's promise.
+    (!raw.is_null()).then(|| unsafe { CStr::from_ptr(raw) }.to_string_lossy().into_owned())
+}
+
+/// An address that httpd listens on; the unspecified address stands for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+/// The addresses that httpd listens on. Called once httpd has opened them.
+pub fn listeners() -> Vec<Listener> {
+    let mut found = Vec::new();
+    // SAFETY: httpd changes the list only while it reads its configuration.
+    let mut next = unsafe { sys::ap_listeners };
+    // SAFETY: an element of the list, or null at its end.
+    while let Some(listener) = unsafe { next.as_ref() } {
+        next = listener.next;
+        // SAFETY: an address that httpd resolved, or null.
+        let Some(address) = (unsafe { listener.bind_addr.as_ref() }) else { continue };
+        let mut text: [c_char; 64] = [0; 64];
+        // SAFETY: the address lives, and APR writes a terminated text into 64 bytes.
+        let status = unsafe { sys::apr_sockaddr_ip_getbuf(text.as_mut_ptr(), 64, listener.bind_addr) };
+        // SAFETY: terminated by APR, and zeroed before.
+        let text = unsafe { CStr::from_ptr(text.as_ptr()) };
+        if let (sys::APR_SUCCESS, Ok(ip)) = (status, text.to_string_lossy().parse()) {
+            found.push(Listener { address: ip, port: address.port });
+        }
+    }
+    found
+}
+
+/// Whether httpd only checks its configuration now and will read it again before it runs.
+pub fn is_first_pass() -> bool {
+    // SAFETY: httpd answers from a variable.
+    unsafe { sys::ap_state_query(sys::AP_SQ_MAIN_STATE) == sys::AP_SQ_MS_CREATE_PRE_CONFIG }
+}
+
+/// Whether a child has more than one thread for requests. Without, httpd ends a child inside a signal handler.
+pub fn has_threads() -> bool {
+    let mut answer: c_int = 0;
+    // SAFETY: httpd writes one number.
+    let status = unsafe { sys::ap_mpm_query(sys::AP_MPMQ_IS_THREADED, &raw mut answer) };
+    status == sys::APR_SUCCESS && answer != 0
+}
+
+/// The user and group that children run as, where httpd was started by root.
+pub fn child_owner() -> (u32, u32) {
+    // SAFETY: httpd changes it only while it reads its configuration; one field is read.
+    let user = unsafe { sys::ap_unixd_config.user_id };
+    // SAFETY: as above.
+    let group = unsafe { sys::ap_unixd_config.group_id };
+    (user, group)
+}
+
+/// `path`, taken from the server's root directory where it is relative.
+pub fn root_relative<'p>(pool: Pool<'p>, path: &str) -> Option<&'p CStr> {
+    // SAFETY: the pool lives, and the text is terminated.
+    let full = unsafe { sys::ap_server_root_relative(pool.raw(), pool.text(path.as_bytes()).as_ptr()) };
+    // SAFETY: terminated where it is not null, and lives in the pool.
+    (!full.is_null()).then(|| unsafe { CStr::from_ptr(full) })
+}

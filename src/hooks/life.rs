@@ -1,0 +1,95 @@
+//! The life of the server and of its children: what is checked at start, what a child opens, how it ends.
+
+use std::path::{Path, PathBuf};
+
+use super::{CHILD, Child, recognise::OwnServer};
+use crate::cache::Cache;
+use crate::config::{DEFAULT_MATCH, Host, Match};
+use crate::ffi::hook::{ChildInit, ChildStopping, PostConfig};
+use crate::ffi::log::Level;
+use crate::ffi::pool::Pool;
+use crate::ffi::server::{self, Server};
+use crate::module::{Config, usp_storage_cache_module};
+use crate::store::{self, Limits, Store};
+
+/// Where a distribution's httpd keeps its caches; the first that exists holds the store by default.
+const CACHE_DIRS: [&str; 2] = ["/var/cache/apache2", "/var/cache/httpd"];
+
+/// After the configuration was read: makes the store's root directory.
+pub struct Prepare;
+
+impl PostConfig for Prepare {
+    fn run(pool: Pool<'_>, main: Server<'_>) -> Result<(), String> {
+        if server::is_first_pass() || !is_used(main) {
+            return Ok(());
+        }
+        let root = root(pool, main.host::<Config>())?;
+        let (user, group) = server::child_owner();
+        let owner = if rustix::process::geteuid().is_root() { user } else { rustix::process::geteuid().as_raw() };
+        store::make_root(&root, owner, group).map_err(|unfit| format!("UspStorageCacheRoot: {unfit}"))
+    }
+}
+
+/// When a child begins: opens the store. Connections and the like are made at the first fill.
+pub struct Begin;
+
+impl ChildInit for Begin {
+    fn run(pool: Pool<'_>, main: Server<'_>) {
+        if !is_used(main) {
+            return;
+        }
+        let cache = match open(pool, main) {
+            Ok(store) => Some(Cache::new(store)),
+            Err(why) => {
+                main.log(
+                    &usp_storage_cache_module,
+                    Level::Error,
+                    &format!("no store, all requests pass through: {why}"),
+                );
+                None
+            }
+        };
+        let default_match = Match::new(DEFAULT_MATCH).expect("the default is a valid pattern");
+        CHILD.set(Child { cache, own: OwnServer::of(main), default_match, has_threads: server::has_threads() });
+    }
+}
+
+/// When a child is told to end at once: fetches that it waits for are broken off.
+pub struct Stop;
+
+impl ChildStopping for Stop {
+    fn run(is_graceful: bool) {
+        let Some(child) = CHILD.get() else { return };
+        // Without threads this is a signal handler, and the child ends without waiting for anybody.
+        if !is_graceful
+            && child.has_threads
+            && let Some(cache) = &child.cache
+        {
+            cache.stop();
+        }
+    }
+}
+
+fn is_used(main: Server<'_>) -> bool {
+    main.all().any(|server| server.host::<Config>().used)
+}
+
+fn open(pool: Pool<'_>, main: Server<'_>) -> Result<Store, String> {
+    let host = main.host::<Config>();
+    let limits = Limits { store_len_max: host.store_len_max(), free_len_min: host.free_len_min() };
+    Store::open(&root(pool, host)?, limits).map_err(|unfit| unfit.to_string())
+}
+
+fn root(pool: Pool<'_>, host: &Host<'_>) -> Result<PathBuf, String> {
+    match host.root() {
+        Some(root) => match server::root_relative(pool, root) {
+            Some(full) => Ok(PathBuf::from(full.to_string_lossy().into_owned())),
+            None => Err(format!("UspStorageCacheRoot \"{root}\": it is no path")),
+        },
+        None => {
+            let found = CACHE_DIRS.iter().find(|dir| Path::new(dir).is_dir());
+            let none = || format!("none of {} exists: set UspStorageCacheRoot", CACHE_DIRS.join(", "));
+            Ok(Path::new(found.ok_or_else(none)?).join("usp-storage-cache"))
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! httpd's hooks, one file each, in safe code.
+
+pub mod handler;
+pub mod life;
+pub mod recognise;
+pub mod tally;
+
+use crate::cache::Cache;
+use crate::ffi::child::Slot;
+
+/// What a child has, from `child_init` to its end.
+static CHILD: Slot<Child> = Slot::new();
+
+/// The cache of a child, and what it needs to know of the server.
+pub struct Child {
+    /// `None` where the store cannot be opened: then everything is declined.
+    cache: Option<Cache>,
+    own: recognise::OwnServer,
+    default_match: crate::config::Match,
+    /// Whether requests run in threads: without, httpd ends a child inside a signal handler.
+    has_threads: bool,
+}

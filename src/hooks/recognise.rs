@@ -1,0 +1,185 @@
+//! Which requests are ours (docs/architecture.md, "Who asks").
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::Child;
+use crate::cache::Reason;
+use crate::cache::key::{Key, NoKey, Upstream};
+use crate::config::{Credentials, RangeAnswer, Section};
+use crate::ffi::request::{Proxied, Request};
+use crate::ffi::server::{self, Server};
+use crate::semantics::range::{self, Asked};
+
+/// What a request of ours asks for.
+pub struct Recognised {
+    /// The object.
+    pub key: Key,
+    /// The part of it; always the whole of it for a main request, which httpd slices.
+    pub asked: Asked,
+    /// Whether it is a sub-request.
+    pub is_sub: bool,
+    /// Whether only the head is wanted.
+    pub is_head: bool,
+}
+
+/// Why a request is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOurs {
+    /// The module is not switched on there.
+    Disabled,
+    /// The method is neither GET nor HEAD.
+    Method,
+    /// The request is not proxied, or not by this server's configuration.
+    NotProxied,
+    /// The URL has no key.
+    Url(NoKey),
+    /// The path does not match `UspStorageCacheMatch`.
+    NotMatched,
+    /// It would be ours, but is better left to mod_proxy.
+    Passed(Reason),
+}
+
+impl fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disabled => f.write_str("UspStorageCache is not on here"),
+            Self::Method => f.write_str("the method is neither GET nor HEAD"),
+            Self::NotProxied => f.write_str("it is not reverse-proxied"),
+            Self::Url(NoKey::NotHttp) => f.write_str("the upstream is no http(s) URL"),
+            Self::Url(NoKey::DotSegment) => f.write_str("the path has a dot segment"),
+            Self::Url(NoKey::Malformed) => f.write_str("the URL is malformed"),
+            Self::Url(NoKey::SubResource) | Self::Passed(Reason::SubResource) => {
+                f.write_str("the query asks for a sub-resource")
+            }
+            Self::NotMatched => f.write_str("UspStorageCacheMatch does not match"),
+            Self::Passed(reason) => write!(f, "{reason}"),
+        }
+    }
+}
+
+/// Tells whether `request` is ours, and what it asks for.
+pub fn recognise(request: &Request<'_>, section: &Section<'_>, child: &Child) -> Result<Recognised, NotOurs> {
+    let is_head = request.is_head();
+    if !is_head && request.method() != c"GET" {
+        return Err(NotOurs::Method);
+    }
+    let is_sub = request.parent().is_some();
+    match request.proxied() {
+        Proxied::Reverse => {}
+        Proxied::Forward if is_sub => {}
+        Proxied::Forward | Proxied::No => return Err(NotOurs::NotProxied),
+    }
+    let upstream = Upstream::parse(request.filename()).map_err(NotOurs::Url)?;
+    let path = upstream.decoded_path().map_err(NotOurs::Url)?;
+    if !section.matching().unwrap_or(&child.default_match).is_match(&path) {
+        return Err(NotOurs::NotMatched);
+    }
+    let credentials = section.credentials();
+    let key = upstream.key(credentials.scope(), section.ignore_query()).map_err(|no_key| match no_key {
+        NoKey::SubResource => NotOurs::Passed(Reason::SubResource),
+        other => NotOurs::Url(other),
+    })?;
+    let asked = asked(request, section, is_sub, is_head);
+    match passed(request, &upstream, &credentials, child, is_sub, asked) {
+        Some(reason) => Err(NotOurs::Passed(reason)),
+        None => Ok(Recognised { key, asked, is_sub, is_head }),
+    }
+}
+
+/// What of the object is asked for. A Range counts for GET only (RFC 9110, section 14.2).
+fn asked(request: &Request<'_>, section: &Section<'_>, is_sub: bool, is_head: bool) -> Asked {
+    if !is_sub || is_head || section.range() == RangeAnswer::Full {
+        return Asked::Whole;
+    }
+    request.headers_in().get(c"Range").map_or(Asked::Whole, |header| range::parse(header.to_bytes()))
+}
+
+/// Why a request that the pattern takes is better left to mod_proxy.
+fn passed(
+    request: &Request<'_>,
+    upstream: &Upstream<'_>,
+    credentials: &Credentials<'_>,
+    child: &Child,
+    is_sub: bool,
+    asked: Asked,
+) -> Option<Reason> {
+    let fields = request.headers_in();
+    // A sub-request inherits the client's own Authorization, which is not meant for storage.
+    let authorized =
+        || !is_sub && fields.get(c"Authorization").is_some_and(|value| value.to_bytes().starts_with(b"AWS"));
+    let has_body = || {
+        !is_sub
+            && (fields.get(c"Content-Length").is_some_and(|n| n != c"0") || fields.get(c"Transfer-Encoding").is_some())
+    };
+    if *credentials == Credentials::None && (upstream.is_signed() || authorized()) {
+        Some(Reason::ForeignSignature)
+    } else if has_body() {
+        Some(Reason::Body)
+    } else if asked == Asked::Several {
+        Some(Reason::SeveralRanges)
+    } else if child.own.is(upstream.host(), upstream.port()) {
+        Some(Reason::OwnServer)
+    } else {
+        None
+    }
+}
+
+/// The names, addresses and ports of this httpd, which a fill must not ask: it would wait for its own workers.
+pub struct OwnServer {
+    listeners: Vec<server::Listener>,
+    names: Vec<String>,
+}
+
+impl OwnServer {
+    /// What is known once httpd listens.
+    pub fn of(main: Server<'_>) -> Self {
+        let names = main.all().flat_map(Server::names).map(|name| name.to_ascii_lowercase()).collect();
+        Self { listeners: server::listeners(), names }
+    }
+
+    fn is(&self, host: &[u8], port: u16) -> bool {
+        self.listeners.iter().any(|listener| listener.port == port) && self.is_own_host(host, port)
+    }
+
+    fn is_own_host(&self, host: &[u8], port: u16) -> bool {
+        let host = String::from_utf8_lossy(host).to_ascii_lowercase();
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let Ok(address) = literal else { return host == "localhost" || self.names.contains(&host) };
+        let listens_there = |l: &server::Listener| {
+            l.port == port && (l.address == address || (l.address.is_unspecified() && address.is_loopback()))
+        };
+        address.is_unspecified() || self.listeners.iter().any(listens_there)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_server_is_known_by_its_ports_and_names() {
+        let listener = |address: &str, port| server::Listener { address: address.parse().expect("an address"), port };
+        let own = OwnServer {
+            listeners: vec![listener("0.0.0.0", 80), listener("127.0.0.1", 8081), listener("10.0.0.5", 8082)],
+            names: vec!["origin.example".into()],
+        };
+        let rows = [
+            ("localhost", 8081, true),
+            ("LOCALHOST", 80, true),
+            ("127.0.0.1", 8081, true),
+            ("127.0.0.1", 80, true),
+            ("[::1]", 80, true),
+            ("127.0.0.1", 9000, false),
+            ("127.0.0.1", 8082, false),
+            ("10.0.0.5", 8082, true),
+            ("0.0.0.0", 8081, true),
+            ("origin.example", 80, true),
+            ("bucket.s3.amazonaws.com", 80, false),
+            ("10.0.0.6", 80, false),
+        ];
+        for (host, port, want) in rows {
+            assert_eq!(own.is(host.as_bytes(), port), want, "{host}:{port}");
+        }
+    }
+}

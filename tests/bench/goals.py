@@ -1,0 +1,188 @@
+"""From what was measured to goals, each beside its value, and to tables."""
+import statistics
+
+NAMES = {"ism": "`.ism`", "3m": "64 kB of 3 MB", "30m": "64 kB of 30 MB", "8m": "8 MiB whole"}
+NOT_COPIED = "module, not copied"
+BARE_NOT_COPIED = "mmap, same lookup, not copied"
+
+
+class Results:
+    """Look-ups in the rows of a run."""
+
+    def __init__(self, results):
+        self.results = results
+        self.cells = {(r["kind"], r["way"], r["workload"], r["round"]): r for r in results["rows"]}
+        self.rounds = range(results["environment"]["rounds"])
+
+    def median(self, kind, way, workload, key):
+        return statistics.median(self.cells[kind, way, workload, n][key] for n in self.rounds)
+
+    def paired(self, key, over, under, combine=lambda a, b: a / b):
+        """Median over rounds of `over` against `under`: each (kind, way, workload)."""
+        pairs = ((self.cells[*over, n][key], self.cells[*under, n][key]) for n in self.rounds)
+        return statistics.median(combine(a, b) for a, b in pairs)
+
+    def cpu_against_static(self, workload):
+        """CPU of the module against the cheaper one of httpd's static files."""
+        best = min(("sendfile", "mmap"), key=lambda way: self.median("outside", way, workload, "cpu_ms"))
+        return self.paired("cpu_ms", ("outside", "module", workload), ("outside", best, workload))
+
+    def count(self, table, way, workload, key):
+        return next(r.get(key) for r in self.results[table] if r["way"] == way and r["workload"] == workload)
+
+
+def judge(results):
+    """The goals as a list: what, value (None: not measured), relation, bound, ok."""
+    r = Results(results)
+    return [
+        {"what": what, "value": value, "relation": relation, "bound": bound, "ok": holds(value, relation, bound)}
+        for what, value, relation, bound in [*time_goals(r), *count_goals(r), *outside_goals(r)]
+    ]
+
+
+def holds(value, relation, bound):
+    return value is not None and {">=": value >= bound, "<=": value <= bound, "<": value < bound}[relation]
+
+
+def inside(way, workload):
+    return "inside", way, workload
+
+
+def time_goals(r):
+    def times(way, workload):
+        return r.paired("us", inside(way, workload), inside("module", workload))
+
+    yield "sub-request, `.ism`: times faster than the recipe", times("recipe", "ism"), ">=", 20
+    yield "64 kB of 3 MB: times faster than the recipe", times("recipe", "3m"), ">=", 150
+    yield "64 kB of 3 MB: times faster than the tuned recipe", times("tuned", "3m"), ">=", 15
+    yield "64 kB of 30 MB: times faster than the recipe", times("recipe", "30m"), ">=", 1000
+    flat = r.paired("us", inside("module", "1g"), inside("module", "100k"))
+    yield "64 kB of 1 GB against 64 kB of 100 kB", flat, "<=", 1.3
+    for workload in ("ism", "3m", "30m"):
+        bare = r.paired("us", inside("module", workload), inside("mmap", workload))
+        yield f"against the bare mmap handler, {NAMES[workload]}", bare, "<=", 1.5
+    for workload in ("ism", "3m", "30m"):
+        share = r.paired("us", inside(NOT_COPIED, workload), inside("lookup", workload), lambda a, b: a - b)
+        yield f"own share (without httpd's lookup), {NAMES[workload]}, µs", share, "<", 2
+
+
+def count_goals(r):
+    for workload in ("ism", "3m", "30m"):
+        value = r.count("counts", "module", workload, "loopback")
+        yield f"loopback bytes per sub-request, {NAMES[workload]}", value, "<=", 0
+    for workload in ("ism", "3m", "30m"):
+        value = r.count("counts", "module", workload, "switches")
+        yield f"context switches per sub-request, {NAMES[workload]}", value, "<=", 0.01
+
+
+def outside_goals(r):
+    for workload in ("ism", "3m", "30m"):
+        value = r.count("system_calls", "module", workload, "per_request")
+        yield f"system calls per request from outside, {NAMES[workload]}", value, "<=", 5
+    for workload in ("ism", "3m", "30m"):
+        value = r.count("system_calls", "module", workload, "store_calls")
+        yield f"of these on the store's files, in all, {NAMES[workload]}", value, "<=", 0
+    for workload in ("ism", "3m", "30m", "8m"):
+        value = r.cpu_against_static(workload)
+        yield f"CPU of a request from outside against the best static file, {NAMES[workload]}", value, "<=", 1.1
+
+
+# Tables
+
+
+def report(results):
+    r, e = Results(results), results["environment"]
+    network = "" if e["own_network"] else "; no network of its own: loopback bytes are everybody's"
+    parts = [
+        f"{e['httpd']}, Linux {e['kernel']}, {e['cpus']} x {e['cpu']}, load {e['load']:.1f},"
+        f" rounds: {e['rounds']}{network}",
+        goals_table(results["goals"]),
+        "Sub-requests inside httpd, µs of wall time (µs of CPU time of the whole server)\n\n" + inside_table(r),
+        "Requests from outside, 16 clients, of 8 MiB 4: CPU ms per 1000 requests (requests per second)\n\n" + outside_table(r),
+        "Per sub-request: bytes over loopback; context switches\n\n" + counts_table(r),
+        "System calls per request from outside, one client\n\n" + calls_table(r),
+        "Instructions of a sub-request hit, bytes not copied\n\n" + instructions_table(results["instructions"]),
+    ]
+    missed = sum(not goal["ok"] for goal in results["goals"])
+    parts.append(f"{len(results['goals']) - missed} of {len(results['goals'])} goals are met.")
+    return "\n\n".join(parts)
+
+
+def goals_table(goals):
+    rows = [
+        [g["what"], number(g["value"]), f"{g['relation']} {number(g['bound'])}", "ok" if g["ok"] else "not ok"]
+        for g in goals
+    ]
+    return table(["what", "measured", "goal", ""], rows)
+
+
+def inside_table(r):
+    ways = ["module", "mmap", "raw", "lookup", NOT_COPIED, BARE_NOT_COPIED, "tuned", "recipe"]
+    names = {**{w: NAMES[w] for w in ("ism", "3m", "30m")}, "100k": "64 kB of 100 kB", "1g": "64 kB of 1 GB"}
+    rows = []
+    for workload, name in names.items():
+        known = [way for way in ways if ("inside", way, workload, 0) in r.cells]
+        cell = {
+            way: " ".join([number(r.median("inside", way, workload, "us")),
+                           f"({number(r.median('inside', way, workload, 'cpu_us'))})"])
+            for way in known
+        }
+        rows.append([name, *(cell.get(way, "") for way in ways)])
+    return table(["", *ways], rows)
+
+
+def outside_table(r):
+    ways = ["module", "sendfile", "mmap", "tuned", "recipe"]
+    rows = []
+    for workload in ("ism", "3m", "30m", "8m"):
+        cells = [
+            f"{number(r.median('outside', way, workload, 'cpu_ms'))}"
+            f" ({number(r.median('outside', way, workload, 'per_second'))})"
+            for way in ways
+        ]
+        rows.append([NAMES[workload], *cells])
+    return table(["", *ways], rows)
+
+
+def counts_table(r):
+    ways = ["module", "tuned", "recipe"]
+    rows = []
+    for workload in ("ism", "3m", "30m"):
+        cells = [
+            f"{number(r.count('counts', way, workload, 'loopback'))};"
+            f" {number(r.count('counts', way, workload, 'switches'))}"
+            for way in ways
+        ]
+        rows.append([NAMES[workload], *cells])
+    return table(["", *ways], rows)
+
+
+def calls_table(r):
+    ways = ["module", "sendfile", "mmap", "tuned", "recipe"]
+    rows = [
+        [NAMES[workload], *(number(r.count("system_calls", way, workload, "per_request")) for way in ways)]
+        for workload in ("ism", "3m", "30m")
+    ]
+    top = r.count("system_calls", "module", "3m", "top") or {}
+    note = ", ".join(f"{name} {n}" for name, n in top.items())
+    return table(["", *ways], rows) + f"\n\nThe module's, 64 kB of 3 MB: {note}"
+
+
+def instructions_table(profiles):
+    rows = [
+        [NAMES[p["workload"]], *(number(p[key]) for key in ("own", "handler", "all"))] for p in profiles
+    ]
+    return table(["", "in the module", "its handler with all that it calls", "in all, httpd included"], rows)
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def number(x):
+    if x is None:
+        return "not measured"
+    if x == int(x) or abs(x) >= 100:
+        return f"{x:.0f}"
+    return f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 0.1 else f"{x:.4f}"

@@ -1,0 +1,167 @@
+"""The servers of the benchmark: each is an httpd of its own, with its configuration in conf/.
+
+Everything listens on 127.0.0.1, lives below the work folder and is ended by its process id.
+"""
+import ctypes
+import grp
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+CPU_CLOCK_OF_PROCESS = 2  # CPUCLOCK_SCHED, as clock_getcpuclockid() forms it
+TICKS = os.sysconf("SC_CLK_TCK")
+PR_SET_PDEATHSIG = 1
+
+
+def find_httpd():
+    for name in ("apache2", "httpd"):
+        path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+        if path:
+            return path
+    raise SystemExit("bench: no httpd found")
+
+
+HTTPD = find_httpd()
+MODULES = subprocess.check_output(["apxs", "-q", "LIBEXECDIR"], text=True).strip()
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    """An httpd with conf/`conf`, and a port for each name in `ports`."""
+
+    def __init__(self, work, name, conf, ports, defines=(), folders=()):
+        self.folder = os.path.join(work, name)
+        self.name, self.conf, self.folders = name, conf, folders
+        self.ports = {port: free_port() for port in ports}
+        self.defines = dict(defines)
+        self.process = None
+
+    def start(self, *options, prefix=(), keep=False):
+        """Starts it and returns when all its ports are open; `keep` leaves the folder as it is."""
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._make_folders()
+        conf = os.path.join(self.folder, "httpd.conf")
+        with open(conf, "w") as out:
+            out.write(self._configuration())
+        with open(os.path.join(self.folder, "output.log"), "ab") as log:
+            self.process = subprocess.Popen(
+                [*prefix, HTTPD, "-f", conf, *(options or ["-DFOREGROUND"])],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+                start_new_session=True, preexec_fn=die_with_parent,
+            )
+        for port in self.ports.values():
+            self._wait_for(port)
+        return self
+
+    def _make_folders(self):
+        os.makedirs(self.folder, exist_ok=True)
+        os.chmod(self.folder, 0o755)
+        for name in self.folders:
+            path = os.path.join(self.folder, name)
+            os.makedirs(path, exist_ok=True)
+            if os.geteuid() == 0:
+                user = pwd.getpwnam(run_user())
+                os.chown(path, user.pw_uid, user.pw_gid)
+
+    def _configuration(self):
+        defines = {"WORK": self.folder, "MODULES": MODULES, **self.defines, **self.ports}
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(run_user())
+            defines |= {"AS_ROOT": "", "RUN_USER": user.pw_name, "RUN_GROUP": grp.getgrgid(user.pw_gid).gr_name}
+        lines = [f'Define {k} "{v}"' if v != "" else f"Define {k}" for k, v in defines.items()]
+        lines += [f'Include "{HERE}/conf/{name}.conf"' for name in ("head", self.conf)]
+        return "\n".join(lines) + "\n"
+
+    def _wait_for(self, port, deadline_secs=60):
+        end = time.monotonic() + deadline_secs
+        while True:
+            if self.process.poll() is not None:
+                raise SystemExit(f"bench: {self.name} ended at its start; see {self.folder}/*.log")
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                if time.monotonic() > end:
+                    raise SystemExit(f"bench: {self.name} does not open port {port}; see {self.folder}/*.log")
+                time.sleep(0.01)
+
+    def stop(self):
+        if not self.process:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            pids = self.pids()
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+        self.process = None
+
+    def pids(self):
+        """The server's processes, parent first."""
+        found, todo = [], [self.process.pid] if self.process else []
+        while todo:
+            pid = todo.pop()
+            found.append(pid)
+            try:
+                with open(f"/proc/{pid}/task/{pid}/children") as f:
+                    todo += [int(child) for child in f.read().split()]
+            except OSError:
+                pass
+        return found
+
+    def cpu_ns(self):
+        """CPU time of all its processes, to the nanosecond."""
+        return sum(time.clock_gettime_ns((~pid << 3) | CPU_CLOCK_OF_PROCESS) for pid in self.pids())
+
+    def switches(self):
+        """Context switches of all its threads so far, voluntary or not."""
+        total = 0
+        for pid in self.pids():
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/status") as f:
+                    total += sum(int(line.split()[1]) for line in f if "ctxt_switches" in line)
+        return total
+
+
+def run_user():
+    """The user that httpd runs as when root starts it."""
+    for name in ("www-data", "apache", "daemon", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            pass
+    raise SystemExit("bench: no user to run httpd as")
+
+
+def make_all(work, content, module):
+    """The servers by name: storage, module, recipe, tuned, static."""
+    shared = {"CONTENT": content, "SUBBENCH": os.path.join(work, "mod_subbench.so")}
+    storage = Server(work, "storage", "storage", ["STORAGE"], shared)
+    shared = {**shared, **storage.ports}
+    recipe = ["FRONT", "CACHE"]
+    return {
+        "storage": storage,
+        "module": Server(
+            work, "module", "module", ["OUTSIDE", "INSIDE", "WITHOUT"], {**shared, "MODULE": module}, ["callgrind"]
+        ),
+        "recipe": Server(work, "recipe", "recipe", recipe, shared, ["cache"]),
+        "tuned": Server(work, "tuned", "recipe", recipe, {**shared, "TUNED": ""}, ["cache", "lock"]),
+        "static": Server(work, "static", "static", ["SENDFILE", "MMAP"], shared),
+    }

@@ -1,0 +1,205 @@
+//! Stores that were damaged while httpd was down: what is wrong is a miss, and is never served.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::content::content;
+use crate::site::{Site, is_hit, sub};
+use crate::storage::Object;
+
+const FILM: &str = "/film.ism";
+/// A body of more than two blocks.
+const BODY_LEN: usize = 600_000;
+
+fn site() -> Site {
+    let site = Site::new();
+    site.fill(FILM, Object::new(content(30, BODY_LEN)));
+    site
+}
+
+/// A way to spoil an entry's file while httpd is down.
+struct Damage {
+    name: String,
+    spoil: Box<dyn Fn(&Path)>,
+}
+
+fn damage(name: impl Into<String>, spoil: impl Fn(&Path) + 'static) -> Damage {
+    Damage { name: name.into(), spoil: Box::new(spoil) }
+}
+
+fn flip(path: &Path, at: u64, bit: u8) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("the entry is there");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("it is that long");
+    file.write_all_at(&[byte[0] ^ (1 << bit)], at).expect("it can be written");
+}
+
+fn resize(path: &Path, length: impl Fn(u64) -> u64) {
+    let file = OpenOptions::new().write(true).open(path).expect("the entry is there");
+    let had = file.metadata().expect("it has a size").len();
+    file.set_len(length(had)).expect("it can be resized");
+}
+
+fn damages() -> Vec<Damage> {
+    let mut damages: Vec<Damage> = (0..24)
+        .map(|number| {
+            let at = number * 13;
+            damage(format!("bit flipped at {at}"), move |path| flip(path, at, (number % 8) as u8))
+        })
+        .collect();
+    for from_end in [1_u64, 4096, 262_144, 300_000, BODY_LEN as u64] {
+        damages.push(damage(format!("bit flipped {from_end} bytes before the end"), move |path| {
+            let length = fs::metadata(path).expect("the entry is there").len();
+            flip(path, length - from_end, 3);
+        }));
+    }
+    damages.push(damage("emptied", |path| resize(path, |_| 0)));
+    damages.push(damage("cut to 100 bytes", |path| resize(path, |_| 100)));
+    damages.push(damage("cut to a page", |path| resize(path, |_| 4096)));
+    damages.push(damage("cut in half", |path| resize(path, |length| length / 2)));
+    damages.push(damage("cut by a byte", |path| resize(path, |length| length - 1)));
+    damages.push(damage("zeroed", |path| {
+        let length = fs::metadata(path).expect("the entry is there").len();
+        resize(path, |_| 0);
+        resize(path, move |_| length);
+    }));
+    damages.push(damage("overwritten", |path| fs::write(path, content(1, 50_000)).expect("it can be written")));
+    damages
+}
+
+/// Fills, stops, spoils, starts: the right bytes come, from storage again.
+fn heals(site: &mut Site, number: usize, damage: &Damage) {
+    let path = format!("/{number}.mp4");
+    let body = content(number as u64, BODY_LEN);
+    site.fill(&path, Object::new(body.clone()));
+    site.httpd.stop();
+    let entry = newest(site);
+    (damage.spoil)(&entry);
+    site.httpd.start_again();
+    let first = site.get(&path);
+    assert!(first.status == 200 && first.body == body, "{}: {}", damage.name, first.cache_status());
+    let again = site.sub(&path);
+    assert!(is_hit(&again.cache_status()) && again.body() == body, "{}: {}", damage.name, again.cache_status());
+    assert_eq!(site.storage.counts(&path), (2, 0), "{}", damage.name);
+    assert_eq!(site.httpd.count_in_log("exit signal"), 0, "{}", damage.name);
+    site.httpd.child();
+}
+
+/// The entry that was written last.
+fn newest(site: &Site) -> PathBuf {
+    let written = |path: &PathBuf| fs::metadata(path).and_then(|entry| entry.modified()).ok();
+    site.httpd.entries().into_iter().max_by_key(written).expect("there is an entry")
+}
+
+#[test]
+fn damage_done_while_httpd_was_down_is_found_before_it_is_served() {
+    let mut site = Site::new();
+    for (number, damage) in damages().iter().enumerate() {
+        heals(&mut site, number, damage);
+    }
+}
+
+#[test]
+fn only_the_part_that_is_asked_for_has_to_be_whole_before_it_is_served() {
+    let mut site = site();
+    site.httpd.stop();
+    let entry = newest(&site);
+    flip(&entry, fs::metadata(&entry).expect("it is there").len() - 10, 0);
+    site.httpd.start_again();
+    let body = content(30, BODY_LEN);
+    for range in [0..1000, BODY_LEN - 1000..BODY_LEN, 0..BODY_LEN] {
+        let header = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = sub(FILM).range(&header).run(&site.httpd);
+        assert!(answer.status() == 206 && answer.body() == &body[range], "{header}: {}", answer.cache_status());
+    }
+    assert_eq!(site.storage.counts(FILM), (2, 0));
+}
+
+#[test]
+fn an_entry_under_another_entrys_name_is_a_miss() {
+    let mut site = site();
+    site.fill("/other.ism", Object::new("other"));
+    site.httpd.stop();
+    let entries = site.httpd.entries();
+    let [one, other] = entries.as_slice() else { panic!("not two entries: {entries:?}") };
+    let (first, second) = (fs::read(one).expect("it can be read"), fs::read(other).expect("it can be read"));
+    fs::write(one, second).expect("it can be written");
+    fs::write(other, first).expect("it can be written");
+    site.httpd.start_again();
+    assert!(site.get(FILM).body == content(30, BODY_LEN));
+    assert_eq!(site.get("/other.ism").body, b"other");
+    assert_eq!((site.storage.counts(FILM), site.storage.counts("/other.ism")), ((2, 0), (2, 0)));
+}
+
+/// What is put where an entry was, and is no entry.
+fn replacements() -> Vec<Damage> {
+    vec![
+        damage("a link to the entry", |path| {
+            fs::rename(path, path.with_extension("moved")).expect("it can be moved");
+            symlink(path.with_extension("moved"), path).expect("the name is free");
+        }),
+        damage("a link to a device", |path| {
+            fs::remove_file(path).expect("it is there");
+            symlink("/dev/zero", path).expect("the name is free");
+        }),
+        damage("a directory", |path| {
+            fs::remove_file(path).expect("it is there");
+            fs::create_dir(path).expect("the name is free");
+        }),
+        damage("a pipe", |path| {
+            fs::remove_file(path).expect("it is there");
+            assert!(Command::new("mkfifo").arg(path).status().is_ok_and(|made| made.success()));
+        }),
+    ]
+}
+
+#[test]
+fn what_is_no_regular_file_is_a_miss_and_nothing_waits_for_it() {
+    for (number, damage) in replacements().iter().enumerate() {
+        misses_and_answers(number as u64, damage);
+    }
+}
+
+#[test]
+fn an_entry_that_belongs_to_somebody_else_is_a_miss() {
+    if rustix::process::geteuid().is_root() {
+        misses_and_answers(9, &damage("root's", |path| chown(path, Some(0), Some(0)).expect("root can do it")));
+    }
+}
+
+/// Whatever is there cannot always be replaced, but what is answered is right, and not from it.
+fn misses_and_answers(number: u64, damage: &Damage) {
+    let mut site = Site::new();
+    let body = content(number, 5000);
+    site.fill(FILM, Object::new(body.clone()));
+    site.httpd.stop();
+    (damage.spoil)(&newest(&site));
+    site.httpd.start_again();
+    for _ in 0..2 {
+        assert_eq!(site.get(FILM).body, body, "{}", damage.name);
+    }
+    assert!(site.storage.asked().len() >= 2, "{} is served", damage.name);
+    assert_eq!(site.httpd.count_in_log("exit signal"), 0, "{}", damage.name);
+}
+
+#[test]
+fn an_entry_with_more_bytes_than_it_should_have_gives_the_right_ones() {
+    let mut site = site();
+    site.httpd.stop();
+    resize(&newest(&site), |length| length + 10_000);
+    site.httpd.start_again();
+    assert!(site.get(FILM).body == content(30, BODY_LEN));
+}
+
+#[test]
+fn files_that_are_not_the_stores_are_left_alone() {
+    let mut site = site();
+    site.httpd.stop();
+    let foreign = site.httpd.path("store/v1/entries/README");
+    File::create(&foreign).expect("it can be made");
+    site.httpd.start_again();
+    assert!(is_hit(&site.get(FILM).cache_status()));
+    assert!(foreign.exists());
+}

@@ -1,0 +1,269 @@
+//! Storage that fails: whatever it does, the client gets what it would get without the module.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{self, Request, Response};
+use crate::content::content;
+use crate::server::{Conf, Httpd};
+use crate::site::{Site, endpoint, is_hit, sub};
+use crate::storage::{Fault, Object, Storage, Whom};
+use crate::wait::until;
+
+const FILM: &str = "/media/film.ism";
+
+fn film() -> Object {
+    Object::new(content(8, 5000))
+}
+
+/// One storage behind two httpds, one with the module and one without.
+struct Pair {
+    with: Site,
+    without: Httpd,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let with = Site::with("UspStorageCacheTimeout 1\nProxyTimeout 2");
+        let host = with.storage.host();
+        let text = format!("{}ProxyTimeout 2\nProxyPass \"/store/\" \"http://{host}/\"\n", endpoint(&host));
+        Self { with, without: Httpd::start(Conf::new(text).without_ours()) }
+    }
+
+    /// What both answer to a request for an object, the module's httpd first.
+    fn both(&self, path: &str) -> [Seen; 2] {
+        [&self.with.httpd, &self.without]
+            .map(|httpd| seen(client::fetch(httpd.port, Request::get(format!("/store{path}")))))
+    }
+}
+
+/// What a client sees: status, type, validator and body, or that the answer broke off.
+type Seen = Option<(u16, Option<String>, Option<String>, Vec<u8>)>;
+
+fn seen(answer: std::io::Result<Response>) -> Seen {
+    let answer = answer.ok()?;
+    let (kind, etag) = (answer.field("Content-Type"), answer.field("ETag"));
+    // httpd's own error pages name the port that was asked.
+    let body = if answer.status >= 502 { Vec::new() } else { answer.body };
+    Some((answer.status, kind, etag, body))
+}
+
+fn raw(text: &str) -> Fault {
+    Fault::Raw(text.into())
+}
+
+/// What storage does to everybody.
+fn faults() -> Vec<Fault> {
+    let statuses = [201, 204, 206, 301, 307, 400, 401, 403, 404, 410, 416, 429, 500, 503];
+    let mut faults: Vec<Fault> = statuses.map(Fault::Status).into();
+    faults.extend([Fault::NoLength, Fault::Chunked, Fault::CloseAfter(0), Fault::CloseAfter(100)]);
+    faults.extend([Fault::ResetAfter(100), raw(""), raw("garbage\r\n\r\n"), raw("HTTP/1.1 abc\r\n\r\n")]);
+    faults.push(raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nabcdefg"));
+    faults.push(raw("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nabc"));
+    faults.push(raw("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nabc"));
+    faults
+}
+
+#[test]
+fn whatever_storage_answers_the_client_gets_what_mod_proxy_makes_of_it() {
+    let pair = Pair::new();
+    let child = pair.with.httpd.child();
+    for (number, fault) in faults().into_iter().enumerate() {
+        let path = format!("/{number}.ism");
+        pair.with.storage.put(&path, film());
+        pair.with.storage.fail(&path, Whom::Everyone, fault.clone());
+        let [with, without] = pair.both(&path);
+        assert_eq!(with, without, "{fault:?}");
+        assert_eq!(pair.with.storage.fetches(&path).len(), 1, "{fault:?}");
+        assert!(pair.with.httpd.entries().is_empty(), "{fault:?} is stored");
+    }
+    assert_eq!(pair.with.httpd.child(), child);
+}
+
+/// What storage does to the module's own fetches, each of which has to fail in time.
+fn faults_of_fetches() -> Vec<Fault> {
+    let mut header = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\nBad\0 Header: \x01\r\nno colon\r\n\r\n".to_vec();
+    header.extend(content(9, 5000));
+    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-Long: {}\r\n\r\nabc", "x".repeat(1 << 20));
+    let many = format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n{}\r\nabc", "X-Many: 1\r\n".repeat(50_000));
+    let mut faults = vec![Fault::Hang, Fault::StallAfter(0), Fault::StallAfter(2000), Fault::Raw(header)];
+    faults.extend([raw(&long), raw(&many), raw(""), raw("\0\0\0\0\r\n\r\n"), raw("HTTP/2 200\r\n\r\n")]);
+    faults.extend([Fault::CloseAfter(0), Fault::CloseAfter(4999), Fault::ResetAfter(0), Fault::ResetAfter(4999)]);
+    faults.extend([Fault::NoLength, Fault::Chunked, Fault::Status(500), Fault::Status(206), Fault::Status(403)]);
+    faults
+}
+
+#[test]
+fn a_fetch_that_fails_costs_the_client_nothing_but_time() {
+    let site = Site::with("UspStorageCacheTimeout 1");
+    let child = site.httpd.child();
+    for (number, fault) in faults_of_fetches().into_iter().enumerate() {
+        let path = format!("/{number}.ism");
+        site.storage.put(&path, film());
+        site.storage.fail(&path, Whom::Fetches, fault.clone());
+        let began = Instant::now();
+        let answer = site.get(&path);
+        assert!(began.elapsed() < Duration::from_secs(4), "{fault:?} takes {:?}", began.elapsed());
+        assert_eq!((answer.status, answer.cache_status().as_str()), (200, ""), "{fault:?}");
+        assert_eq!(answer.body, content(8, 5000), "{fault:?}");
+        let part = sub(&path).range("bytes=10-19").run(&site.httpd);
+        assert_eq!((part.status(), part.body()), (206, &content(8, 5000)[10..20]), "{fault:?}");
+        assert!(site.httpd.entries().is_empty(), "{fault:?} is stored");
+    }
+    assert_eq!(site.httpd.child(), child);
+}
+
+#[test]
+fn storage_that_is_not_there_is_mod_proxys_to_report() {
+    let pair = Pair::new();
+    pair.with.storage.stop();
+    let [with, without] = pair.both(FILM);
+    assert_eq!(with, without);
+    assert!(with.is_some_and(|seen| seen.0 >= 500));
+    assert_eq!(pair.with.httpd.count_in_log("cannot fill"), 1);
+}
+
+#[test]
+fn storage_that_keeps_silent_is_given_up_after_the_configured_time() {
+    let site = Site::with("UspStorageCacheTimeout 2");
+    for (path, fault) in [("/hang.ism", Fault::Hang), ("/stall.ism", Fault::StallAfter(100))] {
+        site.storage.put(path, film());
+        site.storage.fail(path, Whom::Fetches, fault.clone());
+        let began = Instant::now();
+        assert_eq!(site.get(path).status, 200);
+        let took = began.elapsed();
+        assert!((Duration::from_millis(1900)..Duration::from_secs(5)).contains(&took), "{fault:?}: {took:?}");
+    }
+}
+
+#[test]
+fn slow_storage_is_waited_for_while_bytes_keep_coming() {
+    let site = Site::with("UspStorageCacheTimeout 1");
+    site.storage.put(FILM, film());
+    site.storage.fail(FILM, Whom::Everyone, Fault::Drip(1000, Duration::from_millis(500)));
+    let began = Instant::now();
+    site.fill(FILM, film());
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(is_hit(&site.get(FILM).cache_status()));
+}
+
+#[test]
+fn a_failed_fetch_is_not_tried_again_at_once() {
+    let site = Site::new();
+    site.storage.put(FILM, film());
+    site.storage.fail(FILM, Whom::Fetches, Fault::CloseAfter(10));
+    for proxied in 1..4 {
+        assert_eq!(site.get(FILM).status, 200);
+        assert_eq!(site.storage.counts(FILM), (1, proxied));
+    }
+    site.storage.mend(FILM);
+    until("the key to be tried again", 10, || is_hit(&site.get(FILM).cache_status()).then_some(()));
+    assert_eq!(site.storage.fetches(FILM).len(), 2);
+}
+
+#[test]
+fn a_fetch_that_keeps_failing_is_logged_once_a_minute() {
+    let site = Site::new();
+    site.storage.put(FILM, film());
+    site.storage.fail(FILM, Whom::Fetches, Fault::Status(500));
+    until("three failures", 20, || {
+        assert_eq!(site.get(FILM).status, 200);
+        (site.storage.fetches(FILM).len() >= 3).then_some(())
+    });
+    let words = format!("cannot fill http://{}{FILM}", site.storage.host());
+    assert_eq!(site.httpd.count_in_log(&words), 1);
+    let log = site.httpd.error_log();
+    let line = log.lines().find(|line| line.contains(&words)).expect("it is logged");
+    assert!(line.contains("usp_storage_cache:warn"), "{line}");
+}
+
+#[test]
+fn each_key_has_a_line_of_its_own_in_the_log() {
+    let site = Site::new();
+    for path in ["/a.ism", "/b.ism"] {
+        site.storage.fail(path, Whom::Everyone, Fault::Status(500));
+        site.get(path);
+        assert_eq!(site.httpd.count_in_log(&format!("{path}: ")), 1, "{path}");
+    }
+}
+
+#[test]
+fn a_fill_is_told_at_info() {
+    let site = Site::new();
+    site.fill(FILM, film());
+    let log = site.httpd.error_log();
+    let words = format!("filled http://{}{FILM}", site.storage.host());
+    let line = log.lines().find(|line| line.contains(&words)).expect("it is logged");
+    assert!(line.contains("usp_storage_cache:info"), "{line}");
+}
+
+#[test]
+fn an_object_that_is_too_large_is_known_before_its_body_has_come() {
+    let site = Site::with("UspStorageCacheMaxObjectSize 1000\nUspStorageCacheTimeout 5");
+    site.storage.put(FILM, film());
+    site.storage.fail(FILM, Whom::Fetches, Fault::StallAfter(10));
+    let began = Instant::now();
+    assert_eq!(site.get(FILM).body, content(8, 5000));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[test]
+fn an_answer_without_a_length_is_remembered() {
+    let site = Site::new();
+    site.storage.put(FILM, film());
+    site.storage.fail(FILM, Whom::Everyone, Fault::Chunked);
+    let began = Instant::now();
+    until("more than the second that any failure is remembered", 10, || {
+        assert_eq!(site.get(FILM).body, content(8, 5000));
+        (began.elapsed() > Duration::from_millis(1500)).then_some(())
+    });
+    assert_eq!(site.storage.fetches(FILM).len(), 1);
+}
+
+#[test]
+fn storage_that_dies_takes_no_entry_with_it() {
+    let site = Site::new();
+    site.fill(FILM, film());
+    site.storage.stop();
+    for _ in 0..3 {
+        assert!(is_hit(&site.get(FILM).cache_status()));
+        assert!(is_hit(&site.sub(FILM).cache_status()));
+    }
+}
+
+#[test]
+fn waiters_of_a_fill_that_fails_are_answered_by_mod_proxy() {
+    let site = Site::with("UspStorageCacheTimeout 1");
+    site.storage.put(FILM, film());
+    site.storage.fail(FILM, Whom::Fetches, Fault::Hang);
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                let began = Instant::now();
+                assert_eq!(site.get(FILM).body, content(8, 5000));
+                assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+            });
+        }
+    });
+    assert_eq!(site.storage.counts(FILM), (1, 20));
+}
+
+/// The storage alone, without httpd: the tests above rest on it.
+#[test]
+fn the_scripted_storage_does_what_it_is_told() {
+    let storage = Storage::start();
+    storage.put(FILM, film());
+    let get = |range: &str| client::fetch(storage.port, Request::get(FILM).range(range));
+    let part = get("bytes=10-19").expect("it answers");
+    assert_eq!((part.status, part.body), (206, content(8, 5000)[10..20].to_vec()));
+    assert_eq!(get("bytes=5000-").expect("it answers").status, 416);
+    assert_eq!(get("bytes=0-1,3-4").expect("it answers").status, 200);
+    for fault in [Fault::CloseAfter(10), Fault::ResetAfter(10), raw("")] {
+        storage.fail(FILM, Whom::Everyone, fault.clone());
+        assert!(get("bytes=0-99").is_err(), "{fault:?}");
+    }
+    storage.fail(FILM, Whom::Everyone, Fault::Chunked);
+    assert_eq!(get("bytes=0-99").expect("it answers").body, content(8, 5000)[..100]);
+    storage.remove(FILM);
+    storage.mend(FILM);
+    assert_eq!(get("bytes=0-99").expect("it answers").status, 404);
+}

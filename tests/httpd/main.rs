@@ -1,0 +1,30 @@
+//! The module in a real httpd, seen from outside: `cargo test --test httpd`.
+//!
+//! Each test starts an httpd of its own ([`server`]) before a scripted storage ([`storage`]) or a
+//! real S3 server ([`s3`]), asks it by main requests ([`client`]) or through the origin double
+//! ([`origin`]), and looks at what came back and at what storage was asked.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod content;
+mod origin;
+mod s3;
+mod server;
+mod site;
+mod storage;
+mod wait;
+
+mod config;
+mod damage;
+mod double;
+mod faults;
+mod fills;
+mod hostile;
+mod mpm;
+mod ranges;
+mod recipe;
+mod recognise;
+mod replay;
+mod restart;
+mod signing;
