@@ -7,6 +7,9 @@
 //! - Two spellings may be two keys; two objects are never one (docs/semantics.md, "Keys").
 //! - A key's URL is ASCII, holds no control character, and can be asked of storage as it stands.
 
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr_iter, memchr2};
 use smallvec::SmallVec;
 
 /// Why a URL has no key.
@@ -49,10 +52,10 @@ impl<'r> Upstream<'r> {
     pub fn parse(filename: &'r [u8]) -> Result<Self, NoKey> {
         let url = filename.strip_prefix(b"proxy:").ok_or(NoKey::NotHttp)?;
         let (tls, rest) = split_scheme(url).ok_or(NoKey::NotHttp)?;
-        let authority_len = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+        let authority_len = memchr2(b'/', b'?', rest).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(authority_len);
         let (host, port) = split_authority(authority, tls).ok_or(NoKey::NotHttp)?;
-        let (path, query) = match target.iter().position(|b| *b == b'?') {
+        let (path, query) = match memchr(b'?', target) {
             Some(at) => (&target[..at], Some(&target[at + 1..])),
             None => (target, None),
         };
@@ -70,18 +73,18 @@ impl<'r> Upstream<'r> {
     }
 
     /// The path with its escapes resolved, which `UspStorageCacheMatch` is held against.
-    pub fn decoded_path(&self) -> Result<UrlBytes, NoKey> {
-        let mut decoded = UrlBytes::new();
-        let mut rest = self.path;
-        while let [first, tail @ ..] = rest {
-            let (byte, next) = if *first == b'%' { unescape(tail)? } else { (*first, tail) };
-            decoded.push(byte);
-            rest = next;
+    pub fn decoded_path(&self) -> Result<Cow<'r, [u8]>, NoKey> {
+        let mut path = Cow::Borrowed(self.path);
+        if memchr(b'%', self.path).is_some() {
+            path = Cow::Owned(decode(self.path)?);
         }
-        if decoded.split(|b| *b == b'/').any(|segment| matches!(segment, b"." | b"..")) {
+        // Few segments begin with a dot: look at the others no closer.
+        let begins = |dot: &usize| *dot == 0 || path[dot - 1] == b'/';
+        let is_dots = |dot: usize| matches!(path[dot..].split(|b| *b == b'/').next(), Some(b"." | b".."));
+        if memchr_iter(b'.', &path).filter(begins).any(is_dots) {
             return Err(NoKey::DotSegment);
         }
-        Ok(decoded)
+        Ok(path)
     }
 
     /// Whether the query brings a signature that somebody else made.
@@ -97,7 +100,9 @@ impl<'r> Upstream<'r> {
         bytes.push(0);
         let url_at = bytes.len();
         bytes.extend_from_slice(if self.tls { b"https://" } else { b"http://" });
-        bytes.extend(self.host.iter().map(u8::to_ascii_lowercase));
+        let host_at = bytes.len();
+        bytes.extend_from_slice(self.host);
+        bytes[host_at..].make_ascii_lowercase();
         if self.port != default_port(self.tls) {
             push_port(&mut bytes, self.port);
         }
@@ -194,30 +199,61 @@ fn default_port(tls: bool) -> u16 {
 
 fn push_port(bytes: &mut UrlBytes, port: u16) {
     bytes.push(b':');
-    bytes.extend_from_slice(port.to_string().as_bytes());
+    bytes.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
 }
 
 /// Appends `part` of a URL with unreserved characters plain, hex digits in upper case, and what no URL may hold encoded.
 fn push_canonical(bytes: &mut UrlBytes, part: &[u8]) -> Result<(), NoKey> {
     let mut rest = part;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        match *first {
-            b'%' => {
-                let (byte, next) = unescape(tail)?;
+    loop {
+        // Most of a URL stands as it is.
+        let plain_len = rest.iter().position(|b| !PLAIN[usize::from(*b)]).unwrap_or(rest.len());
+        let (plain, odd) = rest.split_at(plain_len);
+        bytes.extend_from_slice(plain);
+        match odd {
+            [] => return Ok(()),
+            [b'%', digits @ ..] => {
+                let (byte, next) = unescape(digits)?;
                 rest = next;
                 if is_unreserved(byte) { bytes.push(byte) } else { push_escaped(bytes, byte) }
             }
-            b'#' | 0..0x20 | 0x7f => return Err(NoKey::Malformed),
-            byte if is_unreserved(byte) || b"!$&'()*+,;=:@/?".contains(&byte) => bytes.push(byte),
-            byte => push_escaped(bytes, byte),
+            [b'#' | 0..0x20 | 0x7f, ..] => return Err(NoKey::Malformed),
+            [byte, next @ ..] => {
+                rest = next;
+                push_escaped(bytes, *byte);
+            }
         }
     }
-    Ok(())
+}
+
+/// Bytes that stand in a path or query as they are (RFC 3986, sections 3.3 and 3.4).
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        let is_delimiter = matches!(
+            byte,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' | b'/' | b'?'
+        );
+        plain[byte as usize] = is_unreserved(byte) || is_delimiter;
+        byte += 1;
+    }
+    plain
+};
+
+fn decode(path: &[u8]) -> Result<Vec<u8>, NoKey> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, tail @ ..] = rest {
+        let (byte, next) = if *first == b'%' { unescape(tail)? } else { (*first, tail) };
+        decoded.push(byte);
+        rest = next;
+    }
+    Ok(decoded)
 }
 
 /// RFC 3986, section 2.3.
-pub(crate) fn is_unreserved(byte: u8) -> bool {
+pub(crate) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 

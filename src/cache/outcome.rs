@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::semantics::line::Line;
+
 /// How an answer of ours came about (RFC 9211, section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -21,16 +23,22 @@ pub enum Outcome {
     Absent,
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("usp-storage-cache; ")?;
+/// The longest value of `Cache-Status`.
+pub type CacheStatus = Line<96>;
+
+impl Outcome {
+    /// The value of `Cache-Status`.
+    pub fn cache_status(self) -> CacheStatus {
+        let mut line = CacheStatus::new();
+        line.push("usp-storage-cache; ");
         match self {
-            Self::Hit { ttl_secs } => write!(f, "hit; ttl={ttl_secs}"),
-            Self::Filled { stale: false } => f.write_str("fwd=uri-miss; fwd-status=200; stored"),
-            Self::Filled { stale: true } => f.write_str("fwd=stale; fwd-status=200; stored"),
-            Self::Collapsed => f.write_str("fwd=uri-miss; fwd-status=200; collapsed"),
-            Self::Absent => f.write_str("hit; detail=absent"),
-        }
+            Self::Hit { ttl_secs } => line.push("hit; ttl=").push_number(ttl_secs),
+            Self::Filled { stale: false } => line.push("fwd=uri-miss; fwd-status=200; stored"),
+            Self::Filled { stale: true } => line.push("fwd=stale; fwd-status=200; stored"),
+            Self::Collapsed => line.push("fwd=uri-miss; fwd-status=200; collapsed"),
+            Self::Absent => line.push("hit; detail=absent"),
+        };
+        line
     }
 }
 

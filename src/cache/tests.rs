@@ -83,7 +83,9 @@ impl Case {
 
 fn outcome(found: &Found) -> String {
     match found {
-        Found::Entry(entry, outcome) => format!("{} bytes, {outcome}", entry.len()),
+        Found::Entry(entry, outcome) => {
+            format!("{} bytes, {}", entry.len(), String::from_utf8_lossy(outcome.cache_status().as_bytes()))
+        }
         Found::Absent(status) => format!("absent {status}"),
         Found::Pass(reason) => format!("pass {reason}"),
     }

@@ -13,6 +13,7 @@ use crate::ffi::hook::{Answer, ContentHandler};
 use crate::ffi::log::Level;
 use crate::ffi::request::Request;
 use crate::module::{Config, usp_storage_cache_module};
+use crate::semantics::line::Line;
 use crate::semantics::range::{self, Asked};
 use crate::store::Entry;
 
@@ -96,18 +97,18 @@ fn serve(request: &Request<'_>, cache: &Cache, ours: &Recognised, entry: &Arc<En
 /// A sub-request has no filter that slices, and httpd ignores its conditions, which are the client's (mod_proxy too).
 fn serve_sub(request: &Request<'_>, ours: &Recognised, entry: &Arc<Entry>) -> Answer {
     let len = entry.len();
-    let content_range =
-        |text: String| request.headers_out().set(c"Content-Range", request.pool().text(text.as_bytes()));
+    let mut content_range = Line::<80>::new();
+    content_range.push("bytes ");
     let part = match ours.asked {
         Asked::One(range) => match range.resolve(len) {
             Some(part) => {
                 request.set_status(206);
-                content_range(format!("bytes {}-{}/{len}", part.start, part.end - 1));
+                content_range.push_number(part.start).push("-").push_number(part.end - 1).push("/").push_number(len);
                 part
             }
             None => {
                 request.set_status(416);
-                content_range(format!("bytes */{len}"));
+                content_range.push("*/").push_number(len);
                 0..0
             }
         },
@@ -116,6 +117,9 @@ fn serve_sub(request: &Request<'_>, ours: &Recognised, entry: &Arc<Entry>) -> An
             0..len
         }
     };
+    if let Asked::One(_) = ours.asked {
+        request.headers_out().set(c"Content-Range", request.pool().text(content_range.as_bytes()));
+    }
     request.set_content_length(part.end - part.start);
     send(request, if ours.is_head { Body::Empty } else { Body::Shared(entry, part) })
 }
@@ -155,9 +159,10 @@ fn set_fields(request: &Request<'_>, entry: &Arc<Entry>, outcome: Outcome) {
     if let Some(content_type) = held.content_type() {
         request.set_content_type(content_type);
     }
-    let age_secs = entry.age_secs(cache::now_ms() / 1000);
-    fields.set(c"Age", pool.text(age_secs.to_string().as_bytes()));
-    fields.add(c"Cache-Status", pool.text(outcome.to_string().as_bytes()));
+    let mut age = Line::<20>::new();
+    age.push_number(entry.age_secs(cache::now_ms() / 1000));
+    fields.set(c"Age", pool.text(age.as_bytes()));
+    fields.add(c"Cache-Status", pool.text(outcome.cache_status().as_bytes()));
 }
 
 fn send(request: &Request<'_>, body: Body<'_, Entry>) -> Answer {
@@ -172,7 +177,7 @@ fn send(request: &Request<'_>, body: Body<'_, Entry>) -> Answer {
 fn absent(request: &Request<'_>, status: u16) -> Answer {
     trace(request, |line| write!(line, "absent ({status}), as storage said a moment ago"));
     tally::count(request, Outcome::Absent);
-    request.headers_out().set(c"Cache-Status", request.pool().text(Outcome::Absent.to_string().as_bytes()));
+    request.headers_out().set(c"Cache-Status", request.pool().text(Outcome::Absent.cache_status().as_bytes()));
     request.set_status(status);
     request.set_content_length(0);
     send(request, Body::Empty)

@@ -1,11 +1,10 @@
 //! What a client's request and its sub-requests met, for the access log: `%{USP_STORAGE_CACHE}e`.
 
-use std::fmt::Write;
-
 use crate::cache::Outcome;
 use crate::ffi::pool::Board;
 use crate::ffi::request::Request;
 use crate::module::usp_storage_cache_module;
+use crate::semantics::line::Line;
 
 /// Long enough for each count at its largest.
 const TEXT_LEN: usize = 96;
@@ -51,12 +50,11 @@ fn add(request: &Request<'_>, which: usize) {
     });
 }
 
-fn text(counts: &[u32; NAMES.len()]) -> String {
-    let mut text = String::with_capacity(TEXT_LEN);
+fn text(counts: &[u32; NAMES.len()]) -> Line<TEXT_LEN> {
+    let mut text = Line::new();
     for (name, count) in NAMES.iter().zip(counts).filter(|(_, count)| **count > 0) {
-        let comma = if text.is_empty() { "" } else { "," };
-        // Writing to a String does not fail.
-        let _ = write!(text, "{comma}{name}={count}");
+        let comma = if text.as_bytes().is_empty() { "" } else { "," };
+        text.push(comma).push(name).push("=").push_number((*count).into());
     }
     text
 }
@@ -67,7 +65,7 @@ mod tests {
 
     #[test]
     fn only_what_was_met_is_shown_and_the_longest_fits() {
-        assert_eq!(text(&[3, 1, 0, 0, 2]), "hit=3,miss=1,bypass=2");
-        assert!(text(&[u32::MAX; 5]).len() <= TEXT_LEN);
+        assert_eq!(text(&[3, 1, 0, 0, 2]).as_bytes(), b"hit=3,miss=1,bypass=2");
+        assert!(text(&[u32::MAX; 5]).as_bytes().ends_with(b",bypass=4294967295"));
     }
 }

@@ -1,4 +1,5 @@
 //! HTTP, as far as the cache speaks it: byte ranges, and the fields that are stored. Pure.
 
 pub mod fields;
+pub mod line;
 pub mod range;

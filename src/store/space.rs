@@ -31,7 +31,7 @@ struct Count {
 struct Met {
     name: Option<Name>,
     identity: Identity,
-    used_at: (i64, u64),
+    used_at: (i64, i64),
     len: u64,
 }
 
