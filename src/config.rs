@@ -460,4 +460,16 @@ mod tests {
         }
         assert!(Match::new("(").is_err());
     }
+
+    #[test]
+    fn each_directive_is_documented_and_nothing_else() {
+        let text = include_str!("../docs/directives.md");
+        let documented: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        let mut names: Vec<_> = DIRECTIVES.iter().filter_map(|d| d.name.to_str().ok()).collect();
+        for name in &names {
+            assert!(text.contains(&format!("`{name} ")), "{name} has no line of syntax");
+        }
+        names.sort_by_key(|name| documented.iter().position(|heading| heading == name));
+        assert_eq!(documented, names);
+    }
 }

@@ -18,7 +18,7 @@ use crate::semantics::range::{self, Asked};
 use crate::store::Entry;
 
 /// From this length on a whole object goes to an outside client by `sendfile` (docs/performance.md).
-const SENDFILE_LEN_MIN: u64 = 256 * 1024;
+const SENDFILE_LEN_MIN: u64 = 512 * 1024;
 
 /// Answers the requests that are ours.
 pub struct Handler;
