@@ -1,7 +1,8 @@
 //! The directive table.
 
 use std::ffi::{CStr, c_char, c_void};
-use std::ptr::{null, null_mut, without_provenance_mut};
+use std::marker::PhantomData;
+use std::ptr::{NonNull, null, null_mut, without_provenance_mut};
 
 use super::config::{Configuration, END, Setting, host_of};
 use super::guard;
@@ -59,51 +60,79 @@ unsafe extern "C" fn set<C: Configuration>(
 ) -> *const c_char {
     guard::catch(c"internal error".as_ptr(), || {
         // SAFETY: httpd passes its own state while it reads the configuration.
-        match unsafe { apply::<C>(command, section, value) } {
-            Ok(()) => null(),
-            Err(error) => error.as_ptr(),
-        }
+        let command = unsafe { Command::from_raw(command) };
+        // SAFETY: terminated, and lives in the configuration's pool.
+        let value = unsafe { CStr::from_ptr(value) };
+        let section = section.cast::<C::Section<'_>>();
+        let outcome = value.to_str().map_err(|_| "it must be UTF-8".to_owned()).and_then(|value| {
+            // SAFETY: made by `create_section`, and nobody else uses it while a directive is read.
+            let section = unsafe { &mut *section };
+            // SAFETY: made by `create_host`, and as above.
+            let host = unsafe { &mut *command.host::<C>() };
+            let (in_main_server, pool) = (command.is_in_main_server(), command.pool());
+            C::set(command.index(), Setting { value, section, host, in_main_server, pool })
+        });
+        outcome.map_or_else(|text| command.complaint(value, &text).as_ptr(), |()| null())
     })
 }
 
-/// # Safety
-///
-/// The arguments are what httpd passes to a `TAKE1` function of a module with configuration `C`.
-unsafe fn apply<'c, C: Configuration>(
-    command: *mut sys::cmd_parms,
-    section: *mut c_void,
-    value: *const c_char,
-) -> Result<(), &'c CStr> {
-    // SAFETY: httpd's command outlives the call; one field is read.
-    let pool = unsafe { (*command).pool };
-    // SAFETY: the configuration's pool, which `section`, the host and `value` live in.
-    let pool = unsafe { Pool::<'c>::from_raw(pool) };
-    // SAFETY: as above.
-    let record = unsafe { (*command).cmd };
-    // SAFETY: an entry of the table of this module.
-    let record = unsafe { &*record };
-    // SAFETY: as above.
-    let server = unsafe { (*command).server };
-    // SAFETY: as above.
-    let is_outside = unsafe { (*command).path.is_null() };
-    // SAFETY: a server outlives the reading of its configuration.
-    let is_virtual = unsafe { (*server).is_virtual } != 0;
-    // SAFETY: the server lives, and the module has hosts of this type.
-    let host = unsafe { host_of::<C::Host<'c>>(server, C::module().raw()) };
-    // SAFETY: terminated, and lives in the configuration's pool.
-    let value = unsafe { CStr::from_ptr::<'c>(value) };
-    // SAFETY: terminated, from the table.
-    let name = unsafe { CStr::from_ptr(record.name) };
-    let complaint = |text: &str| {
-        let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
-        pool.text(format!("{name} \"{value}\": {text}").as_bytes())
-    };
-    let value = value.to_str().map_err(|_| complaint("it must be UTF-8"))?;
-    // SAFETY: made by `create_section`, and nobody else uses it while a directive is read.
-    let section = unsafe { &mut *section.cast::<C::Section<'c>>() };
-    // SAFETY: made by `create_host`, and as above.
-    let host = unsafe { &mut *host };
-    let in_main_server = is_outside && !is_virtual;
-    let setting = Setting { value, section, host, in_main_server, pool };
-    C::set(record.cmd_data.addr(), setting).map_err(|text| complaint(&text))
+/// A directive that is being read.
+struct Command<'c> {
+    /// The pointer that httpd passed to the running setter, valid until it returns.
+    raw: NonNull<sys::cmd_parms>,
+    life: PhantomData<&'c ()>,
+}
+
+impl<'c> Command<'c> {
+    /// # Safety
+    ///
+    /// `raw` is what httpd passed to the running setter, and its pool lives for `'c`.
+    unsafe fn from_raw(raw: *mut sys::cmd_parms) -> Self {
+        Self { raw: NonNull::new(raw).expect("httpd passes its state"), life: PhantomData }
+    }
+
+    /// Lives as long as the configuration.
+    fn pool(&self) -> Pool<'c> {
+        // SAFETY: `raw` is valid by the type's invariant; one field is read.
+        let pool = unsafe { (*self.raw.as_ptr()).pool };
+        // SAFETY: the configuration's pool.
+        unsafe { Pool::from_raw(pool) }
+    }
+
+    fn record(&self) -> &'c sys::command_rec {
+        // SAFETY: as in `pool`.
+        let record = unsafe { (*self.raw.as_ptr()).cmd };
+        // SAFETY: the entry of our own table that httpd found; nobody writes to it.
+        unsafe { &*record }
+    }
+
+    fn index(&self) -> usize {
+        self.record().cmd_data.addr()
+    }
+
+    fn host<C: Configuration>(&self) -> *mut C::Host<'c> {
+        // SAFETY: the server lives, and the module has hosts of this type.
+        unsafe { host_of(self.server(), C::module().raw()) }
+    }
+
+    fn server(&self) -> *mut sys::server_rec {
+        // SAFETY: as in `pool`.
+        unsafe { (*self.raw.as_ptr()).server }
+    }
+
+    fn is_in_main_server(&self) -> bool {
+        // SAFETY: a server outlives the reading of its configuration; one field is read.
+        let is_virtual = unsafe { (*self.server()).is_virtual } != 0;
+        // SAFETY: as in `pool`.
+        let section = unsafe { (*self.raw.as_ptr()).path };
+        section.is_null() && !is_virtual
+    }
+
+    /// What the user reads.
+    fn complaint(&self, value: &CStr, text: &str) -> &'c CStr {
+        // SAFETY: terminated, from the table.
+        let name = unsafe { CStr::from_ptr(self.record().name) };
+        let line = format!("{} \"{}\": {text}", name.to_string_lossy(), value.to_string_lossy());
+        self.pool().text(line.as_bytes())
+    }
 }

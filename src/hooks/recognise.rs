@@ -80,10 +80,10 @@ pub fn recognise(request: &Request<'_>, section: &Section<'_>, child: &Child) ->
         NoKey::SubResource => NotOurs::Passed(Reason::SubResource),
         other => NotOurs::Url(other),
     })?;
-    let asked = asked(request, section, is_sub, is_head);
-    match passed(request, &upstream, &credentials, child, is_sub, asked) {
+    let ours = Recognised { key, asked: asked(request, section, is_sub, is_head), is_sub, is_head };
+    match passed(request, &upstream, &credentials, child, &ours) {
         Some(reason) => Err(NotOurs::Passed(reason)),
-        None => Ok(Recognised { key, asked, is_sub, is_head }),
+        None => Ok(ours),
     }
 }
 
@@ -101,28 +101,30 @@ fn passed(
     upstream: &Upstream<'_>,
     credentials: &Credentials<'_>,
     child: &Child,
-    is_sub: bool,
-    asked: Asked,
+    ours: &Recognised,
 ) -> Option<Reason> {
-    let fields = request.headers_in();
-    // A sub-request inherits the client's own Authorization, which is not meant for storage.
-    let authorized =
-        || !is_sub && fields.get(c"Authorization").is_some_and(|value| value.to_bytes().starts_with(b"AWS"));
-    let has_body = || {
-        !is_sub
-            && (fields.get(c"Content-Length").is_some_and(|n| n != c"0") || fields.get(c"Transfer-Encoding").is_some())
-    };
-    if *credentials == Credentials::None && (upstream.is_signed() || authorized()) {
+    // A sub-request inherits the client's own Authorization and body, which are not meant for storage.
+    let is_signed = || upstream.is_signed() || (!ours.is_sub && has_aws_authorization(request));
+    if *credentials == Credentials::None && is_signed() {
         Some(Reason::ForeignSignature)
-    } else if has_body() {
+    } else if !ours.is_sub && has_body(request) {
         Some(Reason::Body)
-    } else if asked == Asked::Several {
+    } else if ours.asked == Asked::Several {
         Some(Reason::SeveralRanges)
     } else if child.own.is(upstream.host(), upstream.port()) {
         Some(Reason::OwnServer)
     } else {
         None
     }
+}
+
+fn has_aws_authorization(request: &Request<'_>) -> bool {
+    request.headers_in().get(c"Authorization").is_some_and(|value| value.to_bytes().starts_with(b"AWS"))
+}
+
+fn has_body(request: &Request<'_>) -> bool {
+    let fields = request.headers_in();
+    fields.get(c"Content-Length").is_some_and(|len| len != c"0") || fields.get(c"Transfer-Encoding").is_some()
 }
 
 /// The names, addresses and ports of this httpd, which a fill must not ask: it would wait for its own workers.
