@@ -24,7 +24,8 @@ test: ## Pass every test, against a real httpd and a real S3 server
 	$(CARGO) build --release
 	$(CARGO) test --no-default-features
 	tests/with-s3 $(CARGO) test --release --test httpd -- --test-threads=4
-	$(if $(wildcard tests/sanitize),tests/sanitize)
+	tests/sanitize
+	tests/fuzz/run $(if $(USC_SOAK),300,10)
 	tests/run </dev/null
 
 soak: ## As test, with full counts
@@ -43,7 +44,10 @@ bench: ## Measure against the replaced recipe and httpd's own files (QUICK=1: in
 	$(CARGO) build --release
 	tests/bench/run
 
-install: all ## Install the module and its .load and .conf (DESTDIR applies; a .conf that is there stays)
+$(MODULE):
+	$(MAKE) all
+
+install: $(MODULE) ## Install the module and its .load and .conf (DESTDIR applies; a .conf that is there stays)
 	$(INSTALL) -d "$(DESTDIR)$(LIBEXECDIR)" "$(DESTDIR)$(MODS_AVAILABLE)"
 	$(INSTALL) -m 644 $(MODULE) "$(DESTDIR)$(LIBEXECDIR)/mod_usp_storage_cache.so"
 	sed 's|/usr/lib/apache2/modules|$(LIBEXECDIR)|' apache-conf/usp_storage_cache.load \
@@ -53,6 +57,7 @@ install: all ## Install the module and its .load and .conf (DESTDIR applies; a .
 
 clean: ## Remove all that was built
 	$(CARGO) clean
+	rm -rf tests/fuzz/target
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
