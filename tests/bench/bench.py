@@ -22,9 +22,10 @@ ROUNDS = 5 if QUICK else 11
 REPEATS = 5 if QUICK else 9
 WRK_SECS = 1 if QUICK else 2
 # Few where an object is large: what is on its way when time is up has cost CPU and counts for nothing.
-CLIENTS = {"ism": 16, "3m": 16, "30m": 16, "8m": 4}
+CLIENTS, RECIPE_CLIENTS = {"ism": 16, "3m": 16, "30m": 16, "8m": 4}, 2
 COUNTED_CALLS = {"module": 5000, "recipe": 20, "tuned": 20}
-TRACED_REQUESTS = {"ism": 50, "3m": 10, "30m": 3}  # of the recipes; the others take what a second holds
+TRACED_REQUESTS = 300
+TRACED_RECIPE_REQUESTS = {"ism": 50, "3m": 10, "30m": 3}
 INSTRUCTION_HITS = 200
 
 # What is asked: path, and first and last byte.
@@ -179,8 +180,8 @@ class Bench:
     def outside(self, way, workload):
         server, port = OUTSIDE[way]
         server = self.servers[server]
-        secs = 1 if way in RECIPES else WRK_SECS
-        return measure.outside(server, server.ports[port], *WORKLOADS[workload], CLIENTS[workload], secs)
+        clients, secs = (RECIPE_CLIENTS, 1) if way in RECIPES else (CLIENTS[workload], WRK_SECS)
+        return measure.outside(server, server.ports[port], *WORKLOADS[workload], clients, secs)
 
     # Counts
 
@@ -201,7 +202,7 @@ class Bench:
         for way, (server, port) in OUTSIDE.items():
             server = self.servers[server]
             for workload in ("ism", "3m", "30m"):
-                requests = TRACED_REQUESTS[workload] if way in RECIPES else None
+                requests = TRACED_RECIPE_REQUESTS[workload] if way in RECIPES else TRACED_REQUESTS
                 values = measure.system_calls(server, server.ports[port], *WORKLOADS[workload], requests, store, out)
                 found.append({"way": way, "workload": workload, **values})
         return found
@@ -216,6 +217,7 @@ class Bench:
     def stop(self):
         for server in self.servers.values():
             server.stop()
+            server.remove()
 
 
 def environment():

@@ -17,10 +17,12 @@ class Results:
     def median(self, kind, way, workload, key):
         return statistics.median(self.cells[kind, way, workload, n][key] for n in self.rounds)
 
-    def paired(self, key, over, under, combine=lambda a, b: a / b):
-        """Median over rounds of `over` against `under`: each (kind, way, workload)."""
-        pairs = ((self.cells[*over, n][key], self.cells[*under, n][key]) for n in self.rounds)
-        return statistics.median(combine(a, b) for a, b in pairs)
+    def least(self, kind, way, workload, key):
+        return min(self.cells[kind, way, workload, n][key] for n in self.rounds)
+
+    def paired(self, key, over, under):
+        """Median over rounds of `over` divided by `under`: each (kind, way, workload)."""
+        return statistics.median(self.cells[*over, n][key] / self.cells[*under, n][key] for n in self.rounds)
 
     def cpu_against_static(self, workload):
         """CPU of the module against the cheaper one of httpd's static files."""
@@ -32,7 +34,7 @@ class Results:
 
 
 def judge(results):
-    """The goals as a list: what, value (None: not measured), relation, bound, ok."""
+    """The goals as a list: what, value (None: not measured), relation, bound, ok; without a bound it is no goal."""
     r = Results(results)
     return [
         {"what": what, "value": value, "relation": relation, "bound": bound, "ok": holds(value, relation, bound)}
@@ -41,6 +43,8 @@ def judge(results):
 
 
 def holds(value, relation, bound):
+    if bound is None:
+        return True
     return value is not None and {">=": value >= bound, "<=": value <= bound, "<": value < bound}[relation]
 
 
@@ -62,7 +66,11 @@ def time_goals(r):
         bare = r.paired("us", inside("module", workload), inside("mmap", workload))
         yield f"against the bare mmap handler, {NAMES[workload]}", bare, "<=", 1.5
     for workload in ("ism", "3m", "30m"):
-        share = r.paired("us", inside(NOT_COPIED, workload), inside("lookup", workload), lambda a, b: a - b)
+        same = r.paired("us", inside(NOT_COPIED, workload), inside(BARE_NOT_COPIED, workload))
+        yield f"the same, behind the same lookup, nothing copied, {NAMES[workload]}", same, "", None
+    for workload in ("ism", "3m", "30m"):
+        # A difference in µs is only worth as much as the speed of the CPU at that moment: the fastest round of each.
+        share = r.least(*inside(NOT_COPIED, workload), "us") - r.least(*inside("lookup", workload), "us")
         yield f"own share (without httpd's lookup), {NAMES[workload]}, µs", share, "<", 2
 
 
@@ -98,22 +106,29 @@ def report(results):
         f" rounds: {e['rounds']}{network}",
         goals_table(results["goals"]),
         "Sub-requests inside httpd, µs of wall time (µs of CPU time of the whole server)\n\n" + inside_table(r),
-        "Requests from outside, 16 clients, of 8 MiB 4: CPU ms per 1000 requests (requests per second)\n\n" + outside_table(r),
+        "Requests from outside, 16 clients, of 8 MiB 4, of the recipes 2: CPU ms per 1000 requests"
+        " (requests per second)\n\n" + outside_table(r),
         "Per sub-request: bytes over loopback; context switches\n\n" + counts_table(r),
         "System calls per request from outside, one client\n\n" + calls_table(r),
         "Instructions of a sub-request hit, bytes not copied\n\n" + instructions_table(results["instructions"]),
     ]
-    missed = sum(not goal["ok"] for goal in results["goals"])
-    parts.append(f"{len(results['goals']) - missed} of {len(results['goals'])} goals are met.")
+    verdicts = [verdict(goal) for goal in results["goals"]]
+    parts.append(f"{verdicts.count('ok')} of {len(verdicts) - verdicts.count('')} goals are met.")
     return "\n\n".join(parts)
 
 
 def goals_table(goals):
-    rows = [
-        [g["what"], number(g["value"]), f"{g['relation']} {number(g['bound'])}", "ok" if g["ok"] else "not ok"]
-        for g in goals
-    ]
+    rows = []
+    for g in goals:
+        bound = f"{g['relation']} {number(g['bound'])}" if g["bound"] is not None else ""
+        rows.append([g["what"], number(g["value"]), bound, verdict(g)])
     return table(["what", "measured", "goal", ""], rows)
+
+
+def verdict(goal):
+    if goal["bound"] is None:
+        return ""
+    return "ok" if goal["ok"] else "not ok"
 
 
 def inside_table(r):
@@ -169,10 +184,9 @@ def calls_table(r):
 
 
 def instructions_table(profiles):
-    rows = [
-        [NAMES[p["workload"]], *(number(p[key]) for key in ("own", "handler", "all"))] for p in profiles
-    ]
-    return table(["", "in the module", "its handler with all that it calls", "in all, httpd included"], rows)
+    rows = [[NAMES[p["workload"]], *(number(p.get(key)) for key in ("own", "handler", "all"))] for p in profiles]
+    errors = "".join("\n\n" + p["error"] for p in profiles if "error" in p)
+    return table(["", "in the module", "its handler with all that it calls", "in all, httpd included"], rows) + errors
 
 
 def table(head, rows):

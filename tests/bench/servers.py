@@ -103,7 +103,8 @@ class Server:
     def stop(self):
         if not self.process:
             return
-        self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(15)
         except subprocess.TimeoutExpired:
@@ -112,6 +113,15 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
             self.process.wait()
         self.process = None
+
+    def remove(self):
+        """Removes what it stored and logged; the error log and the configuration stay."""
+        for name in os.listdir(self.folder) if os.path.isdir(self.folder) else ():
+            path = os.path.join(self.folder, name)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            elif name.endswith("access.log"):
+                os.unlink(path)
 
     def pids(self):
         """The server's processes, parent first."""
