@@ -15,7 +15,7 @@ mod httpd {
         ap_get_request_module_loglevel|ap_get_server_module_loglevel|ap_pass_brigade|ap_meets_conditions|\
         ap_set_content_type|ap_set_content_length|ap_server_root_relative|ap_state_query|ap_mpm_query|\
         apr_table_(get|setn|addn|unset)|apr_palloc|apr_pool_cleanup_(register|null)|\
-        apr_brigade_create|apr_bucket_(alloc|free|eos_create|file_create|shared_make|shared_destroy|shared_split|shared_copy|setaside_noop)|\
+        apr_brigade_create|apr_bucket_(alloc|free|eos_create|flush_create|file_create|shared_make|shared_destroy|shared_split|shared_copy|setaside_noop)|\
         apr_os_file_put|apr_sockaddr_ip_getbuf";
     const TYPES: &str = "module|command_rec|request_rec|server_rec|cmd_parms|ap_listen_rec|unixd_config_rec|apr_bucket_refcount";
     const VALUES: &str = "MODULE_MAGIC_.*|RSRC_CONF|ACCESS_CONF|OK|DECLINED|DONE|M_GET|PROXYREQ_.*|APR_HOOK_.*|APLOG_.*|\

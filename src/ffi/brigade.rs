@@ -40,8 +40,8 @@ pub struct NotSent {
 }
 
 impl Request<'_> {
-    /// Hands a whole body down to the request's filters, with its end.
-    pub fn send<T: Bytes>(&self, body: Body<'_, T>) -> Result<(), NotSent> {
+    /// Hands a whole body down to the request's filters, with its end; with `flush` nobody below holds it back.
+    pub fn send<T: Bytes>(&self, body: Body<'_, T>, flush: bool) -> Result<(), NotSent> {
         // SAFETY: the request lives; one field is read.
         let connection = unsafe { (*self.raw()).connection };
         // SAFETY: a request's connection lives longer than the request.
@@ -53,14 +53,14 @@ impl Request<'_> {
             Body::File(file, part) => Some(self.file_bucket(file, &part, list)),
             Body::Shared(..) | Body::Empty => None,
         };
-        if let Some(bucket) = bucket {
-            // SAFETY: both are new, and of the same allocator.
+        // SAFETY: the allocator lives.
+        let flush = flush.then(|| unsafe { sys::apr_bucket_flush_create(list) });
+        // SAFETY: as above. The byterange filter wants the end to be the last bucket.
+        let end = unsafe { sys::apr_bucket_eos_create(list) };
+        for bucket in bucket.into_iter().chain(flush).chain([end]) {
+            // SAFETY: all are new, and of the same allocator.
             unsafe { sys::usc_brigade_append(brigade, bucket) };
         }
-        // SAFETY: the allocator lives.
-        let end = unsafe { sys::apr_bucket_eos_create(list) };
-        // SAFETY: as above.
-        unsafe { sys::usc_brigade_append(brigade, end) };
         // SAFETY: the request lives; one field is read.
         let filters = unsafe { (*self.raw()).output_filters };
         // SAFETY: the request's own filters, and a brigade of its pool.

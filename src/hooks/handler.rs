@@ -20,6 +20,10 @@ use crate::store::Entry;
 /// From this length on a whole object goes to an outside client by `sendfile` (docs/performance.md).
 const SENDFILE_LEN_MIN: u64 = 512 * 1024;
 
+/// httpd holds shorter answers back until it has looked for a next request of the same client
+/// (server/core_filters.c, `THRESHOLD_MIN_WRITE`).
+const HELD_BACK_LEN: u64 = 4096;
+
 /// Answers the requests that are ours.
 pub struct Handler;
 
@@ -121,7 +125,7 @@ fn serve_sub(request: &Request<'_>, ours: &Recognised, entry: &Arc<Entry>) -> An
         request.headers_out().set(c"Content-Range", request.pool().text(content_range.as_bytes()));
     }
     request.set_content_length(part.end - part.start);
-    send(request, if ours.is_head { Body::Empty } else { Body::Shared(entry, part) })
+    send(request, if ours.is_head { Body::Empty } else { Body::Shared(entry, part) }, false)
 }
 
 /// The client's own request gets the whole object: httpd's filters slice, and hold If-Range against it.
@@ -147,7 +151,8 @@ fn serve_main(request: &Request<'_>, cache: &Cache, ours: &Recognised, entry: &A
         }),
         () => Body::Shared(entry, whole),
     };
-    send(request, body)
+    let part = needed(request, ours, entry);
+    send(request, body, part.end - part.start < HELD_BACK_LEN)
 }
 
 /// The object's own fields, and what is said about this answer.
@@ -165,8 +170,8 @@ fn set_fields(request: &Request<'_>, entry: &Arc<Entry>, outcome: Outcome) {
     fields.add(c"Cache-Status", pool.text(outcome.cache_status().as_bytes()));
 }
 
-fn send(request: &Request<'_>, body: Body<'_, Entry>) -> Answer {
-    match request.send(body) {
+fn send(request: &Request<'_>, body: Body<'_, Entry>, flush: bool) -> Answer {
+    match request.send(body, flush) {
         Ok(()) => Answer::Ok,
         Err(not_sent) if not_sent.client_left => Answer::ClientLeft,
         Err(_) => Answer::Broken,
@@ -180,7 +185,7 @@ fn absent(request: &Request<'_>, status: u16) -> Answer {
     request.headers_out().set(c"Cache-Status", request.pool().text(Outcome::Absent.cache_status().as_bytes()));
     request.set_status(status);
     request.set_content_length(0);
-    send(request, Body::Empty)
+    send(request, Body::Empty, false)
 }
 
 /// Leaves the request, untouched, to mod_proxy.
