@@ -87,6 +87,8 @@ pub enum ReportLevel {
 #[derive(Clone, Copy)]
 enum Note {
     Absent(u16),
+    /// Too large for a section that allows less than so many bytes.
+    Large(u64),
     Pass(Reason),
 }
 
@@ -129,7 +131,8 @@ impl Cache {
         let found = match self.notes.get(ask.key.as_bytes(), ask.now_ms) {
             Some(Note::Absent(status)) => Found::Absent(status),
             Some(Note::Pass(reason)) => Found::Pass(reason),
-            None => self.look_further(ask, &mut reports),
+            Some(Note::Large(len)) if len > ask.section.object_len_max() => Found::Pass(Reason::TooLarge),
+            Some(Note::Large(_)) | None => self.look_further(ask, &mut reports),
         };
         Finding { found, reports }
     }
@@ -281,7 +284,7 @@ impl Cache {
         let (note, for_ms, reason) = match failure {
             Failure::Status(status @ (404 | 410)) => (Note::Absent(*status), negative_ms, Reason::NotFound),
             Failure::Status(401 | 403) => (Note::Pass(Reason::Denied), negative_ms, Reason::Denied),
-            Failure::TooLarge(_) => (Note::Pass(Reason::TooLarge), expire_ms, Reason::TooLarge),
+            Failure::TooLarge(len) => (Note::Large(*len), expire_ms, Reason::TooLarge),
             Failure::NoLength => (Note::Pass(Reason::NoLength), expire_ms, Reason::NoLength),
             Failure::Store(_) => (Note::Pass(Reason::Store), FAILED_MS, Reason::Store),
             _ => (Note::Pass(Reason::Failed), FAILED_MS, Reason::Failed),

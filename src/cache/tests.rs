@@ -185,3 +185,28 @@ fn an_unreachable_storage_is_named_in_the_report() {
     let text = &finding.reports.first().expect("a report").text;
     assert!(text.contains("cannot be reached") && text.contains(case.key.url()), "{text}");
 }
+
+#[test]
+fn what_is_too_large_for_one_section_may_fit_another() {
+    let storage = Storage::new(OK);
+    let case = Case::new(storage.port, Section::default());
+    let set = |value| {
+        let mut section = Section::default();
+        let directive = crate::config::DIRECTIVES.iter().find(|d| d.name == c"UspStorageCacheMaxObjectSize");
+        let Some(crate::config::Set::Section(set)) = directive.map(|d| d.set) else { panic!("it is a directive") };
+        set(&mut section, value).expect("a size");
+        section
+    };
+    let (small, large) = (set("4"), set("5"));
+    let find =
+        |section| outcome(&case.cache.find(&Ask { key: &case.key, section, may_fill: true, now_ms: now_ms() }).found);
+    assert_eq!(find(&small), "pass too-large");
+    assert_eq!(find(&large), "5 bytes, usp-storage-cache; fwd=uri-miss; fwd-status=200; stored");
+}
+
+#[test]
+fn an_object_of_no_bytes_is_an_object() {
+    let storage = Storage::new("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let case = Case::new(storage.port, Section::default());
+    assert_eq!(case.outcome(), "0 bytes, usp-storage-cache; fwd=uri-miss; fwd-status=200; stored");
+}

@@ -78,8 +78,11 @@ impl Answer {
         let connection = text("connection").unwrap_or_default();
         let kept = head.headers.iter().filter(|(name, _)| fields::is_kept(name.as_str(), connection));
         let fields = kept.map(|(name, value)| (written(name.as_str()), value.as_bytes().to_vec())).collect();
+        // A body of no bytes has no length for ureq. Where it is encoded for transfer, the field does not count.
+        let is_encoded = head.headers.contains_key("transfer-encoding");
+        let len = text("content-length").filter(|_| !is_encoded).and_then(|len| len.trim().parse().ok());
         let age_secs = text("age").and_then(|age| age.trim().parse().ok()).unwrap_or(0);
-        Self { len: body.content_length(), age_secs, fields, body: Incoming(body) }
+        Self { len, age_secs, fields, body: Incoming(body) }
     }
 }
 

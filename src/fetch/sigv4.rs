@@ -21,6 +21,16 @@ const PRESIGNED: Duration = Duration::from_secs(300);
 
 /// Signs `request`, a GET of `key`, in the header or in the query; the error says what is wrong.
 pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules<'_>, now: SystemTime) -> Result<(), String> {
+    sign_for(PRESIGNED, request, key, rules, now)
+}
+
+fn sign_for(
+    lifetime: Duration,
+    request: &mut http::Request<()>,
+    key: &Key,
+    rules: &Rules<'_>,
+    now: SystemTime,
+) -> Result<(), String> {
     let Credentials::Keys { access_key, secret_key, security_token } = rules.credentials else {
         return Err("there are no keys".into());
     };
@@ -32,12 +42,13 @@ pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules<'_>, now: 
         .region(&region)
         .name("s3")
         .time(now)
-        .settings(settings(rules.use_headers))
+        .settings(settings(rules.use_headers, lifetime))
         .build()
         .map_err(|e| e.to_string())?
         .into();
     let url = signed_url(key);
-    let signable = SignableRequest::new("GET", &url, std::iter::empty(), SignableBody::Bytes(b""));
+    let body = if rules.use_headers { SignableBody::Bytes(b"") } else { SignableBody::UnsignedPayload };
+    let signable = SignableRequest::new("GET", &url, std::iter::empty(), body);
     let signed = signable.and_then(|signable| sign_http(signable, &parameters)).map_err(|e| e.to_string())?;
     signed.into_parts().0.apply_to_request_http1x(request);
     Ok(())
@@ -51,7 +62,7 @@ pub fn region<'r>(rules: &Rules<'r>, key: &'r Key) -> Cow<'r, str> {
     }
 }
 
-fn settings(use_headers: bool) -> SigningSettings {
+fn settings(use_headers: bool, lifetime: Duration) -> SigningSettings {
     let mut settings = SigningSettings::default();
     settings.percent_encoding_mode = PercentEncodingMode::Single;
     settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
@@ -60,7 +71,7 @@ fn settings(use_headers: bool) -> SigningSettings {
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
     } else {
         settings.signature_location = SignatureLocation::QueryParams;
-        settings.expires_in = Some(PRESIGNED);
+        settings.expires_in = Some(lifetime);
     }
     settings
 }
@@ -103,7 +114,7 @@ mod tests {
     /// AWS's published examples: 24 May 2013, 00:00 UTC.
     const PUBLISHED_AT: Duration = Duration::from_secs(1_369_353_600);
 
-    fn published(url: &str, use_headers: bool) -> (http::Request<()>, Result<(), String>) {
+    fn published(url: &str, use_headers: bool) -> http::Request<()> {
         let rules = Rules {
             connect_timeout: Duration::ZERO,
             timeout: Duration::ZERO,
@@ -119,15 +130,16 @@ mod tests {
         let upstream = Upstream::parse(filename.as_bytes()).expect("a URL");
         let key = upstream.key("", false).expect("a key");
         let mut request = http::Request::get(url).body(()).expect("a request");
-        let signed = sign(&mut request, &key, &rules, SystemTime::UNIX_EPOCH + PUBLISHED_AT);
-        (request, signed)
+        let a_day = Duration::from_secs(86400);
+        let signed = sign_for(a_day, &mut request, &key, &rules, SystemTime::UNIX_EPOCH + PUBLISHED_AT);
+        assert_eq!(signed, Ok(()));
+        request
     }
 
     #[test]
     fn the_published_example_of_a_header_comes_out() {
         // "Example: Get Bucket (List Objects)" of "Signature Calculations for the Authorization Header".
-        let (request, signed) = published("https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", true);
-        assert_eq!(signed, Ok(()));
+        let request = published("https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", true);
         let header = request.headers()["authorization"].to_str().expect("text");
         let want = "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7";
         assert!(header.ends_with(&format!("Signature={want}")), "{header}");
@@ -135,16 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn a_presigned_request_has_all_parameters_and_no_header() {
-        let (request, signed) = published("https://examplebucket.s3.amazonaws.com/test.txt", false);
-        assert_eq!(signed, Ok(()));
+    fn the_published_example_of_a_presigned_request_comes_out() {
+        // "Example" of "Authenticating Requests: Using Query Parameters".
+        let request = published("https://examplebucket.s3.amazonaws.com/test.txt", false);
         assert!(request.headers().is_empty());
         let query = request.uri().query().expect("a query");
-        for part in
-            ["X-Amz-Expires=300", "X-Amz-SignedHeaders=host", "X-Amz-Signature=", "us-east-1%2Fs3%2Faws4_request"]
-        {
-            assert!(query.contains(part), "{part} in {query}");
-        }
+        let want = "X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404";
+        assert!(query.contains(want), "{query}");
     }
 
     #[test]
