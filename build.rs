@@ -17,7 +17,8 @@ mod httpd {
         apr_table_(get|setn|addn|unset)|apr_palloc|apr_pool_cleanup_(register|null)|\
         apr_brigade_create|apr_bucket_(alloc|free|eos_create|flush_create|file_create|shared_make|shared_destroy|shared_split|shared_copy|setaside_noop)|\
         apr_os_file_put|apr_sockaddr_ip_getbuf";
-    const TYPES: &str = "module|command_rec|request_rec|server_rec|cmd_parms|ap_listen_rec|unixd_config_rec|apr_bucket_refcount";
+    const TYPES: &str =
+        "module|command_rec|request_rec|server_rec|cmd_parms|ap_listen_rec|unixd_config_rec|apr_bucket_refcount";
     const VALUES: &str = "MODULE_MAGIC_.*|RSRC_CONF|ACCESS_CONF|OK|DECLINED|DONE|M_GET|PROXYREQ_.*|APR_HOOK_.*|APLOG_.*|\
         AP_FILTER_ERROR|AP_SQ_.*|AP_SQ_MAIN_STATE|AP_MPMQ_.*|APR_SUCCESS|APR_EGENERAL|ap_listeners|ap_unixd_config|\
         APR_FOPEN_.*|HTTP_.*";
