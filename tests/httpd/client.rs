@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How long an answer may keep silent before the test fails.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// What is said of a connection that ended before the head of an answer did.
+pub(crate) const NO_ANSWER: &str = "no answer";
+
 /// Header fields in the order in which they were sent.
 pub(crate) type Fields = Vec<(String, Vec<u8>)>;
 
@@ -95,7 +98,7 @@ impl Connection {
         self.stream.get_mut().write_all(bytes)
     }
 
-    /// Reads one answer; `bodiless` when it answers a HEAD.
+    /// Reads one answer; `bodiless` when it answers a HEAD, or when the body is read later.
     pub(crate) fn receive(&mut self, bodiless: bool) -> io::Result<Response> {
         loop {
             let (line, fields) = parse_head(&self.read_head()?);
@@ -115,13 +118,14 @@ impl Connection {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if self.stream.read_until(b'\n', &mut head)? == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "no answer"));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, NO_ANSWER));
             }
         }
         Ok(head)
     }
 
-    fn read_body(&mut self, fields: &Fields) -> io::Result<Vec<u8>> {
+    /// Reads the body that follows a head with these fields.
+    pub(crate) fn read_body(&mut self, fields: &Fields) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         if find(fields, "Transfer-Encoding").is_some() {
             self.read_chunks(&mut body)?;

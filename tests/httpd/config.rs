@@ -1,10 +1,13 @@
 //! What the directives take, where they may stand, and how they merge.
 
-use crate::client::Request;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use crate::client::{self, Request};
 use crate::content::content;
 use crate::origin::Sub;
-use crate::server::{Conf, check};
-use crate::site::{STORED, Site, endpoint, is_hit};
+use crate::server::{Conf, Httpd, check};
+use crate::site::{STORED, Site, endpoint, is_hit, ttl};
 use crate::storage::Object;
 
 /// Lines that are wrong, and a word of what would be right.
@@ -90,21 +93,30 @@ fn what_belongs_to_the_main_server_is_refused_elsewhere_and_told_where_it_goes()
             assert!(!right && said.contains(directive), "{line} in {open}: {said}");
         }
         let (_, said) = check(&Conf::new(format!("<VirtualHost *>\n{line}\n</VirtualHost>\n")));
-        assert!(said.contains("main server"), "{said}");
+        assert!(said.contains("outside of <VirtualHost>"), "{said}");
     }
 }
 
 #[test]
 fn a_root_that_others_could_write_stops_the_start_and_says_what_to_do() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("a temporary directory");
     let root = dir.path().join("store");
-    std::fs::create_dir(&root).expect("it is empty");
-    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
+    fs::create_dir(&root).expect("it is empty");
+    fs::set_permissions(&root, Permissions::from_mode(0o777)).expect("it is ours");
     let conf = Conf::new(format!("UspStorageCacheRoot \"{}\"\nUspStorageCache on\n", root.display()));
     let said = refused_at_start(conf);
     assert!(said.contains(&root.display().to_string()), "{said}");
     assert!(!root.join("v1").exists());
+}
+
+#[test]
+fn a_root_that_is_a_link_stops_the_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let root = dir.path().join("store");
+    symlink(dir.path(), &root).expect("the name is free");
+    let said = refused_at_start(Conf::new(format!("UspStorageCacheRoot \"{}\"\nUspStorageCache on\n", root.display())));
+    assert!(said.contains(&root.display().to_string()), "{said}");
+    assert!(!dir.path().join("v1").exists());
 }
 
 #[test]
@@ -115,7 +127,7 @@ fn a_root_in_a_directory_that_is_not_there_stops_the_start_and_says_so() {
 
 /// The error log of an httpd that has to refuse to start.
 fn refused_at_start(conf: Conf) -> String {
-    let started = std::panic::catch_unwind(|| crate::server::Httpd::start(conf).error_log());
+    let started = std::panic::catch_unwind(|| Httpd::start(conf).error_log());
     match started {
         Ok(log) => panic!("httpd starts: {log}"),
         Err(said) => said.downcast_ref::<String>().cloned().unwrap_or_default(),
@@ -171,10 +183,10 @@ fn sections_merge_from_server_over_vhost_and_proxy_to_location() {
     for case in MERGES {
         let site = Site::of(|storage| Conf::new(case.text(&storage.host())));
         site.storage.put("/film.ism", Object::new("film"));
-        let answer = crate::client::fetch(site.httpd.port2, Request::get("/store/film.ism")).expect("it answers");
+        let answer = client::fetch(site.httpd.port2, Request::get("/store/film.ism")).expect("it answers");
         assert_eq!(answer.cache_status() == STORED, case.ours, "{}: {answer:?}", case.name);
         let request = Sub::get("/store/film.ism").request();
-        let answer = crate::client::fetch(site.httpd.port2, request).expect("it answers");
+        let answer = client::fetch(site.httpd.port2, request).expect("it answers");
         let status = answer.field("Sub-Cache-Status").unwrap_or_default();
         assert_eq!(is_hit(&status), case.ours, "{}: {status}", case.name);
     }
@@ -192,11 +204,11 @@ fn each_value_merges_for_itself() {
     site.storage.put("/film.bin", Object::new(content(1, 100)));
     for round in 0..2 {
         let request = Sub::get("/store/film.bin").range("bytes=0-1").request();
-        let answer = crate::client::fetch(site.httpd.port2, request).expect("it answers");
+        let answer = client::fetch(site.httpd.port2, request).expect("it answers");
         assert_eq!((answer.field("X-Sub-Status").as_deref(), answer.body.len()), (Some("200"), 100), "round {round}");
         let status = answer.field("Sub-Cache-Status").unwrap_or_default();
-        let ttl = crate::site::ttl(&status);
-        assert!(status == STORED || ttl.is_some_and(|ttl| (40..=50).contains(&ttl)), "{status}");
+        let left = ttl(&status);
+        assert!(status == STORED || left.is_some_and(|ttl| (40..=50).contains(&ttl)), "{status}");
     }
 }
 
@@ -215,7 +227,7 @@ fn an_inner_section_overrides_an_outer_one_value_by_value() {
     let site = Site::of(|storage| Conf::new(inner.text(&storage.host())));
     site.storage.put("/film.ism", Object::new(content(1, 100)));
     let request = Sub::get("/store/film.ism").range("bytes=0-1").request();
-    let answer = crate::client::fetch(site.httpd.port2, request).expect("it answers");
+    let answer = client::fetch(site.httpd.port2, request).expect("it answers");
     assert_eq!((answer.field("X-Sub-Status").as_deref(), answer.body.len()), (Some("206"), 2));
 }
 
@@ -230,7 +242,7 @@ fn vhosts_with_different_limits_share_the_store_but_not_the_limits() {
         ))
     });
     site.storage.put("/film.ism", Object::new(content(1, 100)));
-    let second = |target: &str| crate::client::fetch(site.httpd.port2, Request::get(target)).expect("it answers");
+    let second = |target: &str| client::fetch(site.httpd.port2, Request::get(target)).expect("it answers");
     assert_eq!(site.get("/film.ism").cache_status(), "");
     assert_eq!(second("/store/film.ism").cache_status(), STORED);
     assert!(is_hit(&second("/store/film.ism").cache_status()));

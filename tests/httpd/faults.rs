@@ -220,6 +220,19 @@ fn an_answer_without_a_length_is_remembered() {
 }
 
 #[test]
+fn a_bucket_that_is_not_there_is_no_absent_object() {
+    let site = Site::new();
+    let body = "<Error><Code>NoSuchBucket</Code></Error>";
+    let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    site.storage.fail(FILM, Whom::Everyone, raw(&answer));
+    for proxied in 1..3 {
+        let answer = site.get(FILM);
+        assert_eq!((answer.status, answer.body), (404, body.into()));
+        assert_eq!(site.storage.counts(FILM), (1, proxied));
+    }
+}
+
+#[test]
 fn storage_that_dies_takes_no_entry_with_it() {
     let site = Site::new();
     site.fill(FILM, film());

@@ -6,12 +6,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-
 use crate::client::{self, Request};
 use crate::content::{Random, content};
 use crate::server::{Conf, Httpd};
-use crate::site::{ABSENT, STORED, Site, endpoint, is_hit, sub};
+use crate::site::{ABSENT, STORED, Site, endpoint, is_hit, sub, url_hash};
 use crate::storage::{Fault, Object, Storage, Whom};
 use crate::wait::{rounds, until};
 
@@ -42,8 +40,7 @@ fn an_entry_lies_under_the_hash_of_its_url_and_belongs_to_httpds_user_alone() {
     site.fill(FILM, film());
     let entries = site.httpd.entries();
     let name = entries[0].file_name().and_then(|name| name.to_str()).expect("its name is text").to_owned();
-    let url = format!("http://{}{FILM}", site.storage.host());
-    let hash: String = Sha256::digest(url).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = url_hash(&format!("http://{}{FILM}", site.storage.host()));
     let (had, scope) = name.split_once('-').expect("hash and scope");
     assert_eq!((entries.len(), had), (1, hash.as_str()));
     assert!(scope.len() == 16 && scope.bytes().all(|byte| byte.is_ascii_hexdigit()), "{scope}");
@@ -250,16 +247,30 @@ fn an_object_that_is_gone_is_remembered_as_well() {
 }
 
 #[test]
-fn a_forbidden_object_is_never_answered_from_memory_only_not_asked_for_again() {
+fn an_object_that_is_refused_is_never_answered_from_memory_only_not_asked_for_again() {
     let site = Site::with("UspStorageCacheNegativeExpire 3");
-    site.storage.put(FILM, film());
-    site.storage.fail(FILM, Whom::Everyone, Fault::Status(403));
-    for proxied in 1..4 {
-        let answer = site.get(FILM);
-        assert_eq!((answer.status, answer.body, site.storage.counts(FILM)), (403, b"403".to_vec(), (1, proxied)));
+    for status in [401, 403] {
+        let path = format!("/{status}.ism");
+        site.storage.put(&path, film());
+        site.storage.fail(&path, Whom::Everyone, Fault::Status(status));
+        for proxied in 1..4 {
+            let answer = site.get(&path);
+            assert_eq!((answer.status, answer.body), (status, status.to_string().into_bytes()));
+            assert_eq!(site.storage.counts(&path), (1, proxied));
+        }
+        site.storage.mend(&path);
+        until("the refusal to be forgotten", 10, || (site.get(&path).cache_status() == STORED).then_some(()));
     }
-    site.storage.mend(FILM);
-    until("the refusal to be forgotten", 10, || (site.get(FILM).cache_status() == STORED).then_some(()));
+}
+
+#[test]
+fn an_object_that_goes_takes_its_entry_along() {
+    let site = Site::with("UspStorageCacheExpire 1");
+    site.fill(FILM, film());
+    site.storage.remove(FILM);
+    until("the entry to expire", 10, || (site.get(FILM).status == 404).then_some(()));
+    assert_eq!((site.httpd.entries().len(), site.get(FILM).cache_status().as_str()), (0, ABSENT));
+    assert_eq!(site.storage.counts(FILM), (2, 1));
 }
 
 #[test]
@@ -278,15 +289,19 @@ fn after_expire_an_object_is_fetched_anew() {
 
 #[test]
 fn an_answer_goes_on_with_the_version_that_it_began_with() {
-    let site = Site::with("UspStorageCacheExpire 1");
+    let site = Site::with("UspStorageCacheExpire 3");
     let large = content(5, 20 << 20);
-    site.fill(FILM, Object::new(large.clone()));
-    let mut connection = site.httpd.connect();
-    connection.send(format!("GET /store{FILM} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).expect("it is sent");
+    site.storage.put(FILM, Object::new(large.clone()));
+    // The head of a hit has come; the body waits for this client.
+    let (mut connection, head) = until("a hit", 20, || {
+        let mut connection = site.httpd.connect();
+        connection.send(format!("GET /store{FILM} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).expect("it is sent");
+        let head = connection.receive(true).expect("the head comes");
+        is_hit(&head.cache_status()).then_some((connection, head))
+    });
     site.storage.put(FILM, Object::new("another version"));
-    until("the entry to be replaced", 10, || (site.get(FILM).body == b"another version").then_some(()));
-    let answer = connection.receive(false).expect("the answer is whole");
-    assert!(answer.body == large);
+    until("the entry to be replaced", 20, || (site.get(FILM).body == b"another version").then_some(()));
+    assert!(connection.read_body(&head.fields).expect("the answer is whole") == large);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! What part of an object goes out: ranges, conditions and HEAD, of sub-requests and main requests.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use crate::client::{Request, Response};
 use crate::content::content;
 use crate::origin::Subs;
@@ -146,7 +149,8 @@ fn of_an_empty_object_a_sub_request_gets_nothing_or_416() {
         assert_eq!(answer.status(), 416, "{range}");
         assert_eq!(answer.field("Content-Range").as_deref(), Some("bytes */0"), "{range}");
     }
-    assert!(is_hit(&site.get("/empty.mp4").cache_status()));
+    let main = main_hit(&site, Request::get("/empty.mp4").range("bytes=0-9"));
+    assert_eq!((main.status, main.body.len()), (200, 0));
     assert_eq!(site.storage.counts("/empty.mp4"), (1, 0));
 }
 
@@ -179,7 +183,7 @@ fn a_main_request_gets_the_part_that_its_range_selects() {
         assert_eq!(answer.body, &body()[*first..=*last], "{range}");
     }
     let beyond = site.send(Request::get(INDEX).range("bytes=1000-"));
-    assert_eq!((beyond.status, beyond.field("Content-Range").as_deref()), (416, Some("bytes */1000")));
+    assert_eq!(beyond.status, 416);
 }
 
 #[test]
@@ -283,29 +287,43 @@ fn several_requests_share_a_connection() {
 
 #[test]
 fn with_sendfile_large_objects_are_the_same() {
-    let site = Site::with("EnableSendfile On\nUspStorageCacheExpire 1");
+    let site = Site::with("EnableSendfile On");
     let body = content(3, 3 << 20);
-    let large = || Object::new(body.clone());
-    site.fill("/large.mp4", large());
+    site.fill("/large.mp4", Object::new(body.clone()));
     let whole = main_hit(&site, Request::get("/large.mp4"));
     assert!(whole.body == body);
     let part = site.send(Request::get("/large.mp4").range("bytes=1000000-2999999"));
     assert!(part.status == 206 && part.body == body[1_000_000..3_000_000]);
     let parts = site.send(Request::get("/large.mp4").range("bytes=0-999999,2000000-2999999"));
     assert!(parts.status == 206 && parts.body.len() > 2_000_000);
-    // What goes out is the version that the header fields are of, however often it is replaced.
-    let other = Object::new(content(4, 3 << 20));
-    for round in 0..rounds(6, 60) {
-        site.storage.put("/large.mp4", if round % 2 == 0 { other.clone() } else { large() });
-        let before = site.get("/large.mp4").field("ETag");
-        let answer = until("another version", 10, || {
+}
+
+#[test]
+fn large_answers_are_of_the_version_that_their_fields_are_of() {
+    let site = Site::with("EnableSendfile On\nUspStorageCacheExpire 1");
+    let versions = [3, 4].map(|seed| Object::new(content(seed, 3 << 20)));
+    site.fill("/large.mp4", versions[0].clone());
+    let stop = AtomicBool::new(false);
+    let ask = || {
+        while !stop.load(Ordering::Relaxed) {
             let answer = site.get("/large.mp4");
-            let is_known = answer.field("ETag") == Some(large().etag());
-            assert!(answer.body == content(if is_known { 3 } else { 4 }, 3 << 20));
-            (answer.field("ETag") != before).then_some(answer)
-        });
-        assert_eq!(answer.status, 200);
-    }
+            let version = versions.iter().position(|one| answer.field("ETag") == Some(one.etag()));
+            let seed = version.expect("it is one of the two") as u64 + 3;
+            assert!(answer.status == 200 && answer.body == content(seed, 3 << 20), "{}", answer.cache_status());
+        }
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        for round in 0..rounds(4, 40) {
+            let version = &versions[(round + 1) % 2];
+            site.storage.put("/large.mp4", version.clone());
+            until("the other version", 20, || {
+                let is_there = site.get("/large.mp4").field("ETag") == Some(version.etag());
+                (is_there || clients.iter().any(|client| client.is_finished())).then_some(())
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

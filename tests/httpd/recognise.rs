@@ -115,6 +115,15 @@ fn the_module_comes_before_mod_proxy_wherever_its_loadmodule_stands() {
 }
 
 #[test]
+fn the_module_comes_before_mod_cache() {
+    let storage = Storage::start();
+    storage.put(FILM, film());
+    let lines = "CacheEnable disk /\nCacheRoot \"@DIR@/htdocs\"\nCacheQuickHandler off\nCacheIgnoreNoLastMod on";
+    let conf = Conf::new(Site::text(&storage, lines)).load("cache").load("cache_disk");
+    fills_then_hits(&Site { httpd: Httpd::start(conf), storage }, &sub(FILM));
+}
+
+#[test]
 fn the_module_is_off_unless_it_is_switched_on() {
     let site = site(|host| format!("ProxyPass \"/store/\" \"http://{host}/\"\n"));
     is_left_alone(&site, &sub(FILM), FILM);
@@ -180,7 +189,8 @@ fn a_get_with_a_body_is_left_to_mod_proxy() {
 
 #[test]
 fn head_of_what_is_not_held_is_left_to_mod_proxy_and_fills_nothing() {
-    let site = Site::new();
+    // In a HEAD sub-request mod_proxy waits for a body, since header_only is not set there.
+    let site = Site::with("ProxyTimeout 1");
     site.storage.put(FILM, film());
     let main = site.send(Request::head(FILM));
     assert_eq!((main.status, main.field("Content-Length").as_deref()), (200, Some("1000")));
@@ -234,6 +244,26 @@ fn dot_segments_are_left_to_mod_proxy() {
         assert!(site.storage.asked().iter().all(|asked| asked.by_proxy()), "{path}");
     }
     assert!(site.httpd.entries().is_empty());
+}
+
+#[test]
+fn urls_that_are_malformed_are_left_to_mod_proxy() {
+    let site = Site::new();
+    for path in ["/a%zz.ism", "/a%2.ism", "/a%.ism", "/a\u{1}.ism"] {
+        site.storage.put(path, film());
+        is_left_alone(&site, &Sub::get(path).by_hand(), path);
+    }
+    assert!(site.httpd.entries().is_empty());
+}
+
+#[test]
+fn other_schemes_are_left_to_mod_proxy() {
+    let site = Site::of(|storage| {
+        let lines = "ProxyPass \"/fcgi/\" \"fcgi://127.0.0.1:@PORT2@/\"";
+        Conf::new(Site::text(storage, lines)).load("proxy_fcgi")
+    });
+    assert_eq!(site.httpd.get("/fcgi/film.ism").status, 503);
+    assert_eq!((site.httpd.count_in_log("recognised"), site.httpd.count_in_log("not ours: ")), (0, 1));
 }
 
 #[test]
@@ -332,6 +362,19 @@ fn different_spellings_of_one_path_are_one_entry_and_other_paths_are_not() {
         assert!(is_hit(&answer.cache_status()), "{path} is not {same}: {}", answer.cache_status());
     }
     assert_eq!(site.httpd.entries().len(), 5);
+}
+
+#[test]
+fn a_hosts_case_makes_no_other_object() {
+    let site = Site::new();
+    site.storage.put(FILM, film());
+    let asked = |host: &str| {
+        let url = format!("http://{host}:{}{FILM}", site.storage.port);
+        Sub::get(url).by_hand().run(&site.httpd).cache_status()
+    };
+    assert_eq!(asked("LocalHost"), STORED);
+    assert!(is_hit(&asked("localhost")));
+    assert_eq!(asked("127.0.0.1"), STORED);
 }
 
 #[test]

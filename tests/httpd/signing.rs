@@ -1,5 +1,6 @@
 //! Signed fetches: from a real S3 server that verifies them, and what they look like on the wire.
 
+use crate::client::Request;
 use crate::content::content;
 use crate::origin::{Sub, escape};
 use crate::s3::S3;
@@ -58,8 +59,11 @@ fn keys_of_all_kinds_of_characters_are_signed_as_they_are_sent() {
             let first = Sub::get(format!("/{key}")).by_hand().run(httpd);
             assert_eq!((first.status(), first.cache_status().as_str()), (200, STORED), "{name}");
             assert_eq!(first.body(), name.as_bytes());
-            let second = httpd.get(&format!("/store/{key}"));
-            assert_eq!((second.status, second.body.as_slice()), (200, name.as_bytes()), "{name}");
+            // mod_proxy sends a `+` as it is, and S3 takes that for a space: ProxyPass cannot ask for such a key.
+            if !name.contains('+') {
+                let second = httpd.get(&format!("/store/{key}"));
+                assert_eq!((second.status, second.body.as_slice()), (200, name.as_bytes()), "{name}");
+            }
         }
     }
 }
@@ -128,7 +132,7 @@ fn a_new_secret_key_keeps_the_store_and_another_access_key_has_a_store_of_its_ow
 /// What storage sees of a fetch that is signed by these lines.
 fn wire(lines: &str) -> Asked {
     let site = Site::with(lines);
-    site.fill("/a b/film.ism", Object::new("x"));
+    site.fill("/a%20b/film.ism", Object::new("x"));
     site.storage.asked()[0].clone()
 }
 
@@ -188,16 +192,17 @@ fn without_both_keys_nothing_is_signed() {
 fn what_the_caller_signed_is_never_sent_on_by_a_fetch_of_ours() {
     let site = Site::with(&format!("{KEYS}S3UseHeaders on"));
     site.storage.put("/a.ism", Object::new("a"));
-    let request = crate::client::Request::get("/a.ism?X-Amz-Signature=theirs&X-Amz-Credential=them")
+    let request = Request::get("/a.ism?X-Amz-Signature=theirs&X-Amz-Credential=them")
         .field("Authorization", "AWS4-HMAC-SHA256 Credential=them")
         .field("x-amz-date", "20000101T000000Z");
     site.send(request);
-    for asked in site.storage.fetches("/a.ism") {
-        let authorization = asked.field("Authorization").unwrap_or_default();
-        assert!(authorization.contains("AKIDEXAMPLE"), "{authorization}");
-        assert_ne!(asked.field("x-amz-date").as_deref(), Some("20000101T000000Z"));
-        assert_eq!(asked.query, None);
-    }
+    let [asked] = &site.storage.fetches("/a.ism")[..] else { panic!("not one fetch") };
+    let authorization = asked.field("Authorization").unwrap_or_default();
+    assert!(authorization.contains("AKIDEXAMPLE"), "{authorization}");
+    assert_ne!(asked.field("x-amz-date").as_deref(), Some("20000101T000000Z"));
+    assert_eq!(asked.query, None);
+    // Nor is it part of the key.
+    assert!(is_hit(&site.get("/a.ism").cache_status()));
 }
 
 #[test]

@@ -3,6 +3,11 @@
 //! `/store/` is mapped to storage by `ProxyPass`, for main requests and for sub-requests, and the
 //! module is on everywhere. The origin double's endpoint makes the sub-requests.
 
+use std::fs;
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
 use crate::client::{Request, Response};
 use crate::origin::{ENDPOINT, Sub, Subs};
 use crate::server::{Conf, Httpd};
@@ -57,6 +62,24 @@ impl Site {
         let first = self.get(path);
         assert_eq!((first.status, first.cache_status().as_str()), (200, STORED), "{path} is not filled");
     }
+
+    /// The file of an object's only entry.
+    pub(crate) fn entry(&self, path: &str) -> PathBuf {
+        let hash = url_hash(&format!("http://{}{path}", self.storage.host()));
+        let shard = self.httpd.path("store/v1/entries").join(&hash[..2]);
+        let files = fs::read_dir(shard).into_iter().flatten().flatten().map(|file| file.path());
+        let named = |file: &PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&hash));
+        let found: Vec<PathBuf> = files.filter(named).collect();
+        match found.as_slice() {
+            [one] => one.clone(),
+            all => panic!("not one entry of {path}, but {all:?}"),
+        }
+    }
+}
+
+/// The hash of a URL, as it stands in the names of entries.
+pub(crate) fn url_hash(url: &str) -> String {
+    Sha256::digest(url).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `Cache-Status` of an answer that was fetched and kept.

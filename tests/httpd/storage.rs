@@ -177,14 +177,18 @@ impl Storage {
 
     /// The requests of the module itself for a path.
     pub(crate) fn fetches(&self, path: &str) -> Vec<Asked> {
-        let of_ours = |asked: &Asked| asked.path == path && !asked.by_proxy();
-        self.asked().into_iter().filter(of_ours).collect()
+        self.asked_for(path, false)
     }
 
     /// The requests of mod_proxy for a path.
     pub(crate) fn proxied(&self, path: &str) -> Vec<Asked> {
-        let of_proxy = |asked: &Asked| asked.path == path && asked.by_proxy();
-        self.asked().into_iter().filter(of_proxy).collect()
+        self.asked_for(path, true)
+    }
+
+    fn asked_for(&self, path: &str, by_proxy: bool) -> Vec<Asked> {
+        let state = self.state();
+        let chosen = state.asked.iter().filter(|asked| asked.path == path && asked.by_proxy() == by_proxy);
+        chosen.cloned().collect()
     }
 
     /// How often a path was asked for by the module and by mod_proxy.
