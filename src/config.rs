@@ -9,6 +9,8 @@
 //! - A section owns nothing: httpd merges sections for each request into memory that is never dropped.
 //! - A value that a setter accepted needs no further check.
 
+#![forbid(unsafe_code)]
+
 use std::ffi::CStr;
 use std::fmt;
 use std::time::Duration;

@@ -90,7 +90,7 @@ impl<'r> Upstream<'r> {
     /// Whether the query brings a signature that somebody else made.
     pub fn is_signed(&self) -> bool {
         let signs = |name: &[u8]| matches!(name, b"X-Amz-Signature" | b"Signature" | b"AWSAccessKeyId");
-        self.parameters().any(|(name, _)| signs(name))
+        self.parameters().any(|(name, _)| signs(&name))
     }
 
     /// The key in `scope`; with `ignore_query` only the version of an object counts of its query.
@@ -115,10 +115,10 @@ impl<'r> Upstream<'r> {
     fn push_query(&self, bytes: &mut UrlBytes, ignore_query: bool) -> Result<(), NoKey> {
         let mut separator = b'?';
         for (name, parameter) in self.parameters() {
-            if is_sub_resource(name) {
+            if is_sub_resource(&name) {
                 return Err(NoKey::SubResource);
             }
-            if is_signature(name) || (ignore_query && name != b"versionId") || parameter.is_empty() {
+            if is_signature(&name) || (ignore_query && *name != *b"versionId") || parameter.is_empty() {
                 continue;
             }
             bytes.push(separator);
@@ -128,10 +128,12 @@ impl<'r> Upstream<'r> {
         Ok(())
     }
 
-    /// The query's parameters: the name of each, and all of it.
-    fn parameters(&self) -> impl Iterator<Item = (&'r [u8], &'r [u8])> {
-        let parameters = self.query.unwrap_or_default().split(|b| *b == b'&');
-        parameters.map(|parameter| (parameter.split(|b| *b == b'=').next().unwrap_or_default(), parameter))
+    /// The query's parameters: the name of each with its escapes resolved, as storage reads it, and all of it as it stands.
+    fn parameters(&self) -> impl Iterator<Item = (Cow<'r, [u8]>, &'r [u8])> {
+        self.query.unwrap_or_default().split(|b| *b == b'&').map(|parameter| {
+            let name = parameter.split(|b| *b == b'=').next().unwrap_or_default();
+            (decode(name).map_or(Cow::Borrowed(name), Cow::Owned), parameter)
+        })
     }
 }
 
@@ -344,6 +346,8 @@ mod tests {
             ("http://host/\u{e9} \"a.ism", "http://host/%C3%A9%20%22a.ism"),
             ("http://host/a.ism?x=1", "http://host/a.ism"),
             ("http://host/a.ism?x=1&versionId=7&y", "http://host/a.ism?versionId=7"),
+            ("http://host/a.ism?%76ersionId=7", "http://host/a.ism?versionId=7"),
+            ("http://host/a.ism?%zz=1", "http://host/a.ism"),
             ("http://[::1]:8080/a.ism", "http://[::1]:8080/a.ism"),
         ];
         for (url, want) in rows {
@@ -386,6 +390,7 @@ mod tests {
             ("http://h/a\u{1}.ism", NoKey::Malformed),
             ("http://h/a#.ism", NoKey::Malformed),
             ("http://h/a.ism?acl", NoKey::SubResource),
+            ("http://h/a.ism?%61cl", NoKey::SubResource),
             ("http://h/a.mp4?partNumber=1", NoKey::SubResource),
             ("http://h/a.mp4?response-content-type=x", NoKey::SubResource),
         ];

@@ -8,21 +8,23 @@
 //! - A hit makes no system call and takes no lock for longer than a look-up.
 //! - Whatever fails ends in [`Found::Pass`]: the cache never makes a request fail.
 
+#![forbid(unsafe_code)]
+
 pub mod flight;
 pub mod key;
 pub mod notes;
 pub mod outcome;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Credentials, Section};
 use crate::fetch::{Answer, Client, Failure, Rules, sigv4};
 use crate::store::format::Meta;
 use crate::store::held::Held;
-use crate::store::{Entry, Fill, KeyLock, Name, Store};
+use crate::store::{Entry, Fill, KeyLock, Name, Store, spawn_quietly};
 
 use flight::{Flights, Landing, Seat};
 use key::Key;
@@ -34,7 +36,11 @@ const FAILED_MS: u64 = 1000;
 /// A failure of one kind for one key is logged once in so long.
 const LOGGED_MS: u64 = 60_000;
 
+/// How often it is written down when entries were last used.
+const STAMPED: Duration = Duration::from_secs(60);
+
 /// What a request wants to know.
+#[derive(Clone, Copy)]
 pub struct Ask<'r> {
     /// The object.
     pub key: &'r Key,
@@ -94,26 +100,30 @@ enum Note {
 
 /// The cache of one process.
 pub struct Cache {
-    store: Store,
-    held: Held,
+    store: Arc<Store>,
+    held: Arc<Held>,
+    stamper: Once,
     flights: Flights,
     notes: Notes<Note>,
     logged: Notes<()>,
     client: Client,
     has_told_region: AtomicBool,
+    is_stopping: AtomicBool,
 }
 
 impl Cache {
     /// A cache over `store`. Connections are made at the first fill.
     pub fn new(store: Store) -> Self {
         Self {
-            store,
-            held: Held::new(),
+            store: Arc::new(store),
+            held: Arc::default(),
+            stamper: Once::new(),
             flights: Flights::default(),
             notes: Notes::new(),
             logged: Notes::new(),
             client: Client::default(),
             has_told_region: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
         }
     }
 
@@ -140,15 +150,18 @@ impl Cache {
     /// Removes an entry of which a block is damaged; the next look is a miss.
     pub fn discard(&self, key: &Key, entry: &Arc<Entry>) -> Report {
         self.held.remove(key.as_bytes(), entry);
-        let text = match self.store.discard(entry.name(), entry.identity()) {
-            Ok(()) => format!("{} is damaged in the store ({}): removed", key.url(), entry.name().file()),
-            Err(e) => format!("{} is damaged in the store ({}): {e}", key.url(), entry.name().file()),
+        let done = match self.store.discard(entry.name(), entry.identity()) {
+            Ok(true) => "removed".to_owned(),
+            Ok(false) => "about to be replaced".to_owned(),
+            Err(e) => e.to_string(),
         };
+        let text = format!("{} is damaged in the store ({}): {done}", key.url(), entry.name().file());
         Report { level: ReportLevel::Warning, text }
     }
 
     /// Ends fetches that are under way and refuses new ones. Takes locks: not for a signal handler.
     pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
         self.client.shutdown();
     }
 
@@ -158,38 +171,48 @@ impl Cache {
     }
 
     fn look_further(&self, ask: &Ask<'_>, reports: &mut Vec<Report>) -> Found {
+        self.stamper.call_once(|| self.keep_stamps());
         let name = Name::new(ask.key.url(), ask.key.scope());
-        match self.on_disk(ask, &name) {
-            Ok(Some(entry)) => {
-                if let Some(found) = fresh(entry, ask) {
-                    return found;
-                }
-            }
-            Ok(None) => {}
-            Err(e) => {
-                self.fail(ask, &Failure::Store(e), reports);
-                return Found::Pass(Reason::Store);
-            }
-        }
+        let stale = match self.on_disk(ask, &name) {
+            Ok(Some(entry)) => match fresh(entry, ask) {
+                Some(found) => return found,
+                None => true,
+            },
+            Ok(None) => false,
+            Err(e) => return Found::Pass(self.fail(ask, &Failure::Store(e), reports)),
+        };
         if !ask.may_fill {
             return Found::Pass(Reason::HeadNotHeld);
         }
         match self.flights.join(ask.key.as_bytes()) {
-            Seat::Passenger(Ok(entry)) => Found::Entry(entry, Outcome::Collapsed),
-            Seat::Passenger(Err(reason)) => Found::Pass(reason),
+            Seat::Passenger(landing) => {
+                landing.map_or_else(Found::Pass, |entry| Found::Entry(entry, Outcome::Collapsed { stale }))
+            }
             Seat::Pilot(pilot) => {
-                // A flight may have landed between the look and this one.
-                if let Some(found) = self.held(ask) {
-                    if let Found::Entry(entry, _) = &found {
-                        pilot.land(&Ok(entry.clone()));
-                    }
-                    return found;
-                }
-                let (landing, outcome) = self.fly(ask, name, reports);
+                // A flight may have landed, and time have passed, between the look and this one.
+                let ask = &Ask { now_ms: ask.now_ms.max(now_ms()), ..*ask };
+                let (landing, outcome) = match self.held(ask) {
+                    Some(Found::Entry(entry, hit)) => (Ok(entry), hit),
+                    _ => self.fly(ask, name, reports),
+                };
                 pilot.land(&landing);
                 landing.map_or_else(Found::Pass, |entry| Found::Entry(entry, outcome))
             }
         }
+    }
+
+    /// Writes down from time to time when entries were last used, in a thread that ends with the cache. Without the
+    /// thread the order in which entries make room is that in which they were filled.
+    fn keep_stamps(&self) {
+        let (held, store) = (Arc::downgrade(&self.held), Arc::downgrade(&self.store));
+        let work = move || {
+            while let (Some(held), Some(store)) = (held.upgrade(), store.upgrade()) {
+                held.all().iter().for_each(|entry| store.stamp(entry));
+                drop((held, store));
+                std::thread::park_timeout(STAMPED);
+            }
+        };
+        let _ = spawn_quietly("usc-stamps", work);
     }
 
     /// The entry on disk, held from now on.
@@ -242,7 +265,8 @@ impl Cache {
         let begun = Instant::now();
         let rules = Rules::of(ask.section);
         self.tell_region(ask, &rules, reports);
-        let answer = match self.client.get(ask.key, &rules, SystemTime::now()) {
+        let asked_at = SystemTime::now();
+        let answer = match self.client.get(ask.key, &rules, asked_at) {
             Ok(answer) => answer,
             Err(Failure::Status(status @ (404 | 410))) => {
                 if let Some(entry) = held {
@@ -257,7 +281,7 @@ impl Cache {
         if len > ask.section.object_len_max() {
             return Err(Failure::TooLarge(len));
         }
-        store_answer(ask, lock, answer, len)?;
+        store_answer(ask.key, lock, answer, len, asked_at)?;
         let took = begun.elapsed();
         reports.push(Report {
             level: ReportLevel::Info,
@@ -279,6 +303,9 @@ impl Cache {
 
     /// Remembers a failure for as long as its kind calls for, and reports it.
     fn fail(&self, ask: &Ask<'_>, failure: &Failure, reports: &mut Vec<Report>) -> Reason {
+        if self.is_stopping.load(Ordering::Relaxed) {
+            return Reason::Stopping;
+        }
         let expire_ms = u64::from(ask.section.expire_secs()) * 1000;
         let negative_ms = u64::from(ask.section.negative_expire_secs()) * 1000;
         let (note, for_ms, reason) = match failure {
@@ -318,15 +345,17 @@ pub fn now_ms() -> u64 {
 }
 
 fn fresh(entry: Arc<Entry>, ask: &Ask<'_>) -> Option<Found> {
-    let ttl_secs = entry.ttl_secs(ask.now_ms / 1000, ask.section.expire_secs())?;
+    let now = ask.now_ms / 1000;
+    let ttl_secs = entry.ttl_secs(now, ask.section.expire_secs())?;
+    entry.touch(now);
     Some(Found::Entry(entry, Outcome::Hit { ttl_secs }))
 }
 
-fn store_answer(ask: &Ask<'_>, lock: KeyLock<'_>, answer: Answer, len: u64) -> Result<(), Failure> {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+fn store_answer(key: &Key, lock: KeyLock<'_>, answer: Answer, len: u64, asked_at: SystemTime) -> Result<(), Failure> {
+    let since_1970 = asked_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let meta = Meta {
-        url: ask.key.url().into(),
-        scope: ask.key.scope().into(),
+        url: key.url().into(),
+        scope: key.scope().into(),
         body_len: len,
         fetched_at: since_1970.as_secs(),
         initial_age_secs: answer.age_secs,

@@ -4,13 +4,21 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 
 /// Notes that are kept; the least recently used go first.
 const NOTES_MAX: usize = 8192;
 
 /// Values by the bytes of a key, each until its time.
 pub struct Notes<V> {
-    notes: Mutex<LruCache<Box<[u8]>, Note<V>>>,
+    /// By a hash of the key: keys are as long as their clients like.
+    notes: Mutex<LruCache<Digest, Note<V>>>,
+}
+
+type Digest = [u8; 32];
+
+fn digest(key: &[u8]) -> Digest {
+    Sha256::digest(key).into()
 }
 
 struct Note<V> {
@@ -28,17 +36,18 @@ impl<V: Copy> Notes<V> {
     /// What is noted under `key` at `now_ms`.
     pub fn get(&self, key: &[u8], now_ms: u64) -> Option<V> {
         let mut notes = self.notes.lock();
-        let note = notes.get(key)?;
+        let key = digest(key);
+        let note = notes.get(&key)?;
         if now_ms < note.until_ms {
             return Some(note.value);
         }
-        notes.pop(key);
+        notes.pop(&key);
         None
     }
 
     /// Notes `value` under `key` until `until_ms`.
     pub fn put(&self, key: &[u8], value: V, until_ms: u64) {
-        self.notes.lock().put(key.into(), Note { value, until_ms });
+        self.notes.lock().put(digest(key), Note { value, until_ms });
     }
 }
 

@@ -17,8 +17,11 @@ pub enum Outcome {
         /// Whether a version that was no longer fresh was in the store.
         stale: bool,
     },
-    /// Waited for the fetch of another request.
-    Collapsed,
+    /// Waited for the fetch of another request; `stale` as above.
+    Collapsed {
+        /// Whether a version that was no longer fresh was in the store.
+        stale: bool,
+    },
     /// Storage said a moment ago that there is no such object.
     Absent,
 }
@@ -35,7 +38,8 @@ impl Outcome {
             Self::Hit { ttl_secs } => line.push("hit; ttl=").push_number(ttl_secs),
             Self::Filled { stale: false } => line.push("fwd=uri-miss; fwd-status=200; stored"),
             Self::Filled { stale: true } => line.push("fwd=stale; fwd-status=200; stored"),
-            Self::Collapsed => line.push("fwd=uri-miss; fwd-status=200; collapsed"),
+            Self::Collapsed { stale: false } => line.push("fwd=uri-miss; fwd-status=200; collapsed"),
+            Self::Collapsed { stale: true } => line.push("fwd=stale; fwd-status=200; collapsed"),
             Self::Absent => line.push("hit; detail=absent"),
         };
         line

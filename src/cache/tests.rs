@@ -125,7 +125,7 @@ fn an_entry_that_is_no_longer_fresh_is_fetched_anew() {
 fn failures_pass_and_are_remembered_by_their_kind() {
     let rows = [
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nNoSuchKey", "pass not-found", "absent 404"),
-        ("HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\n\r\nNoSuchBucket", "pass failed", "pass failed"),
+        ("HTTP/1.1 404 Not Found\r\nContent-Length: 25\r\n\r\n<Code>NoSuchBucket</Code>", "pass failed", "pass failed"),
         ("HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n", "pass not-found", "absent 410"),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "pass denied", "pass denied"),
         ("HTTP/1.1 500 Error\r\nContent-Length: 0\r\n\r\n", "pass failed", "pass failed"),

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ureq::{Agent, Body, Error, http};
 
@@ -16,7 +16,7 @@ const IDLE_MAX: usize = 64;
 /// How long an idle connection is kept; S3 closes its side after some 20 s, which ureq notices before reuse.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
 /// The part of an error's body that is looked at.
-const ERROR_BODY_LEN: u64 = 4096;
+const ERROR_BODY_LEN: usize = 4096;
 
 /// Asks storage. Connections are made at the first request.
 #[derive(Default)]
@@ -59,7 +59,8 @@ impl Client {
         let response = agent.run(request).map_err(failure)?;
         match response.status().as_u16() {
             200 => Ok(Answer::new(response)),
-            status => Err(refusal(status, response)),
+            404 if is_bucket_missing(response, rules.timeout) => Err(Failure::Broken("there is no such bucket".into())),
+            status => Err(Failure::Status(status)),
         }
     }
 
@@ -75,13 +76,16 @@ impl Answer {
     fn new(response: http::Response<Body>) -> Self {
         let (head, body) = response.into_parts();
         let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let connection = text("connection").unwrap_or_default();
-        let kept = head.headers.iter().filter(|(name, _)| fields::is_kept(name.as_str(), connection));
+        let connection: Vec<_> = head.headers.get_all("connection").iter().filter_map(|v| v.to_str().ok()).collect();
+        let connection = connection.join(",");
+        let kept = head.headers.iter().filter(|(name, _)| fields::is_kept(name.as_str(), &connection));
         let fields = kept.map(|(name, value)| (written(name.as_str()), value.as_bytes().to_vec())).collect();
         // A body of no bytes has no length for ureq. Where it is encoded for transfer, the field does not count.
         let is_encoded = head.headers.contains_key("transfer-encoding");
         let len = text("content-length").filter(|_| !is_encoded).and_then(|len| len.trim().parse().ok());
-        let age_secs = text("age").and_then(|age| age.trim().parse().ok()).unwrap_or(0);
+        // What is too large for a number stands for 2^31 (RFC 9111, section 1.2.2).
+        let is_number = |age: &&str| !age.is_empty() && age.bytes().all(|b| b.is_ascii_digit());
+        let age_secs = text("age").map(str::trim).filter(is_number).map_or(0, |age| age.parse().unwrap_or(1 << 31));
         Self { len, age_secs, fields, body: Incoming(body) }
     }
 }
@@ -113,7 +117,7 @@ impl Incoming {
 
 /// Notices a body that drips: a time-out for each read does not.
 struct Pace {
-    since: std::time::Instant,
+    since: Instant,
     came: usize,
 }
 
@@ -122,7 +126,7 @@ impl Pace {
     const LEAST: usize = 30 * 16 * 1024;
 
     fn new() -> Self {
-        Self { since: std::time::Instant::now(), came: 0 }
+        Self { since: Instant::now(), came: 0 }
     }
 
     fn is_too_slow(&mut self, read: usize) -> bool {
@@ -152,13 +156,20 @@ fn new_agent() -> Agent {
     Agent::new_with_config(config)
 }
 
-/// What an answer other than 200 means. A 404 of the bucket says nothing about the object.
-fn refusal(status: u16, response: http::Response<Body>) -> Failure {
-    let mut text = Vec::new();
-    // The status alone has to do where the body cannot be read.
-    let _ = response.into_body().into_reader().take(ERROR_BODY_LEN).read_to_end(&mut text);
-    let is_bucket = text.windows(12).any(|part| part == b"NoSuchBucket");
-    if is_bucket { Failure::Broken("there is no such bucket".into()) } else { Failure::Status(status) }
+/// Whether a 404 is the bucket's: then it says nothing about the object. Its body may take as long as its head.
+fn is_bucket_missing(response: http::Response<Body>, patience: Duration) -> bool {
+    let begun = Instant::now();
+    let mut body = response.into_body().into_reader();
+    let mut text = [0; ERROR_BODY_LEN];
+    let mut len = 0;
+    while len < text.len() && begun.elapsed() < patience {
+        match body.read(&mut text[len..]) {
+            Ok(read @ 1..) => len += read,
+            // The status alone has to do where the body cannot be read.
+            Ok(0) | Err(_) => break,
+        }
+    }
+    memchr::memmem::find(&text[..len], b"<Code>NoSuchBucket</Code>").is_some()
 }
 
 fn failure(error: Error) -> Failure {

@@ -2,6 +2,8 @@
 //!
 //! [`Client`] sends a GET and gives the answer's head and a reader of its body; [`sigv4`] signs it.
 
+#![forbid(unsafe_code)]
+
 pub mod client;
 pub mod sigv4;
 

@@ -100,10 +100,13 @@ fn signed_url(key: &Key) -> String {
 fn region_of_host(authority: &str) -> Option<&str> {
     let host = authority.split(':').next()?;
     let name = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
+    let name = name.strip_suffix(".vpce").unwrap_or(name);
     let (before, last) = name.rsplit_once('.').unwrap_or(("", name));
-    let old_style = last.strip_prefix("s3-").filter(|region| region.contains('-'));
+    let is_region = |label: &&str| label.contains('-');
+    let old_style = last.strip_prefix("s3-").filter(is_region);
     let is_s3 = |label: &str| matches!(label, "s3" | "dualstack" | "s3-fips" | "accesspoint" | "s3-accesspoint");
-    old_style.or_else(|| before.rsplit('.').next().filter(|label| is_s3(label)).map(|_| last))
+    let new_style = before.rsplit('.').next().filter(|label| is_s3(label)).map(|_| last);
+    old_style.or(new_style.filter(is_region))
 }
 
 #[cfg(test)]
@@ -167,6 +170,8 @@ mod tests {
             ("b.s3.amazonaws.com", None),
             ("s3.amazonaws.com", None),
             ("b.s3-accelerate.amazonaws.com", None),
+            ("bucket.vpce-1a2b.s3.eu-west-1.vpce.amazonaws.com", Some("eu-west-1")),
+            ("s3.s3.amazonaws.com", None),
             ("localhost:8333", None),
         ];
         for (host, want) in rows {

@@ -160,9 +160,11 @@ fn set_fields(request: &Request<'_>, entry: &Arc<Entry>, outcome: Outcome) {
     let (pool, fields) = (request.pool(), request.headers_out());
     // The texts stand in the mapping, which the request keeps.
     let held = pool.hold(entry.clone());
-    held.fields().for_each(|(name, value)| fields.add(name, value));
-    if let Some(content_type) = held.content_type() {
-        request.set_content_type(content_type);
+    for (name, value) in held.fields() {
+        fields.add(name, value);
+        if name.to_bytes().eq_ignore_ascii_case(b"Content-Type") {
+            request.set_content_type(value);
+        }
     }
     let mut age = Line::<20>::new();
     age.push_number(entry.age_secs(cache::now_ms() / 1000));

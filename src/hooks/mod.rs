@@ -1,5 +1,7 @@
 //! httpd's hooks, one file each, in safe code.
 
+#![forbid(unsafe_code)]
+
 pub mod handler;
 pub mod life;
 pub mod recognise;

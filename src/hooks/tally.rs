@@ -25,7 +25,7 @@ pub fn count(request: &Request<'_>, outcome: Outcome) {
         match outcome {
             Outcome::Hit { .. } => 0,
             Outcome::Filled { .. } => 1,
-            Outcome::Collapsed => 2,
+            Outcome::Collapsed { .. } => 2,
             Outcome::Absent => 3,
         },
     );

@@ -1,5 +1,7 @@
 //! HTTP, as far as the cache speaks it: byte ranges, and the fields that are stored. Pure.
 
+#![forbid(unsafe_code)]
+
 pub mod fields;
 pub mod line;
 pub mod range;

@@ -3,6 +3,8 @@
 //! [`Entry::open`] believes nothing: owner, length, head and key are checked, and each block once, before its
 //! first byte is served (docs/store-format.md, "What is believed").
 
+#![forbid(unsafe_code)]
+
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -10,15 +12,15 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::format::{BLOCK_LEN, Head, Span, u32_at};
+use super::format::{BLOCK_LEN, u32_at};
 use super::map::Mapping;
 use super::name::Name;
 
-/// What was found under a name.
-pub enum Found {
+/// What lies under a name.
+pub enum Opened {
     /// Nothing.
     Absent,
     /// A file that is no entry of this key, or is damaged.
@@ -48,24 +50,25 @@ pub struct Damaged;
 /// A version in the store, mapped.
 pub struct Entry {
     map: Mapping,
-    head: Head,
     name: Name,
     identity: Identity,
     validated_at: u64,
-    content_type: Option<Span>,
+    /// When it was last used, and what the file says of that, in seconds since 1970.
+    used_at: AtomicU64,
+    stamped_at: AtomicU64,
     /// A bit a block: its checksum was found right.
     checked: Box<[AtomicU64]>,
 }
 
 impl Entry {
     /// Opens what lies under `name` below `entries`; `url` and `scope` are what it must hold.
-    pub fn open(entries: BorrowedFd<'_>, name: &Name, url: &str, scope: &str) -> io::Result<Found> {
+    pub fn open(entries: BorrowedFd<'_>, name: &Name, url: &str, scope: &str) -> io::Result<Opened> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME | OFlags::NONBLOCK;
         let file = match rustix::fs::openat(entries, name.path(), flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
-            Err(Errno::NOENT) => return Ok(Found::Absent),
-            // Another's file (O_NOATIME is refused) or a symbolic link: look at the link itself.
-            Err(Errno::PERM | Errno::LOOP | Errno::ACCESS) => return Self::foreign(entries, name),
+            Err(Errno::NOENT) => return Ok(Opened::Absent),
+            // Another's file (O_NOATIME is refused), a symbolic link or a socket: look at the thing itself.
+            Err(Errno::PERM | Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Self::foreign(entries, name),
             Err(e) => return Err(e.into()),
         };
         let stat = rustix::fs::fstat(&file)?;
@@ -74,32 +77,30 @@ impl Entry {
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let len = usize::try_from(stat.st_size).unwrap_or(0);
         if !is_ours || !is_file || len == 0 {
-            return Ok(Found::Unusable(identity));
+            return Ok(Opened::Unusable(identity));
         }
-        let map = Mapping::new(&file, len)?;
-        let Some(head) = Head::decode(map.bytes()) else { return Ok(Found::Unusable(identity)) };
-        let entry = Self::new(map, head, name.clone(), identity, u64::try_from(stat.st_mtime).unwrap_or(0));
-        let is_key = entry.map.text(entry.head.url).to_bytes() == url.as_bytes()
-            && entry.map.text(entry.head.scope).to_bytes() == scope.as_bytes();
-        Ok(if is_key { Found::Entry(Box::new(entry)) } else { Found::Unusable(identity) })
+        let is_key =
+            |map: &Mapping| map.url().to_bytes() == url.as_bytes() && map.scope().to_bytes() == scope.as_bytes();
+        let Some(map) = Mapping::new(&file, len)?.filter(is_key) else { return Ok(Opened::Unusable(identity)) };
+        let entry = Self::new(map, name.clone(), identity, u64::try_from(stat.st_mtime).unwrap_or(0));
+        Ok(Opened::Entry(Box::new(entry)))
     }
 
-    fn foreign(entries: BorrowedFd<'_>, name: &Name) -> io::Result<Found> {
-        let stat = rustix::fs::statat(entries, name.path(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(Found::Unusable(Identity::of(&stat)))
+    fn foreign(entries: BorrowedFd<'_>, name: &Name) -> io::Result<Opened> {
+        let stat = rustix::fs::statat(entries, name.path(), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Opened::Unusable(Identity::of(&stat)))
     }
 
-    fn new(map: Mapping, head: Head, name: Name, identity: Identity, validated_at: u64) -> Self {
-        let is_type = |name: Span| map.text(name).to_bytes().eq_ignore_ascii_case(b"content-type");
-        let content_type = head.fields.iter().find(|(name, _)| is_type(*name)).map(|(_, value)| *value);
-        let words = head.layout.blocks().div_ceil(64);
+    fn new(map: Mapping, name: Name, identity: Identity, validated_at: u64) -> Self {
+        let words = map.layout().blocks().div_ceil(64);
         let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Self { map, head, name, identity, validated_at, content_type, checked }
+        let (used_at, stamped_at) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { map, name, identity, validated_at, used_at, stamped_at, checked }
     }
 
     /// The length of the object, in bytes.
     pub fn len(&self) -> u64 {
-        self.head.layout.body_len
+        self.map.layout().body_len
     }
 
     /// Whether the object has no bytes.
@@ -119,12 +120,27 @@ impl Entry {
 
     /// The object's header fields as storage sent them, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&CStr, &CStr)> {
-        self.head.fields.iter().map(|(name, value)| (self.map.text(*name), self.map.text(*value)))
+        self.map.fields()
     }
 
-    /// The object's media type.
-    pub fn content_type(&self) -> Option<&CStr> {
-        self.content_type.map(|span| self.map.text(span))
+    /// Notes that the entry is used.
+    pub fn touch(&self, now: u64) {
+        self.used_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Writes down when the entry was last used, where that has moved.
+    pub(super) fn stamp(&self, entries: BorrowedFd<'_>) {
+        let used_at = self.used_at.load(Ordering::Relaxed);
+        if self.stamped_at.swap(used_at, Ordering::Relaxed) == used_at {
+            return;
+        }
+        let at = |tv_sec, tv_nsec| rustix::fs::Timespec { tv_sec, tv_nsec };
+        let times = rustix::fs::Timestamps {
+            last_access: at(i64::try_from(used_at).unwrap_or(0), 0),
+            last_modification: at(0, rustix::fs::UTIME_OMIT),
+        };
+        // An entry that has gone needs no stamp.
+        let _ = rustix::fs::utimensat(entries, self.name.path(), &times, AtFlags::SYMLINK_NOFOLLOW);
     }
 
     /// Seconds since storage vouched for the version; `None` where that lies in the future.
@@ -134,7 +150,7 @@ impl Entry {
 
     /// The value of `Age` (RFC 9111, section 4.2.3), in seconds.
     pub fn age_secs(&self, now: u64) -> u64 {
-        self.resident_secs(now).unwrap_or(0) + u64::from(self.head.initial_age_secs)
+        self.resident_secs(now).unwrap_or(0) + u64::from(self.map.initial_age_secs())
     }
 
     /// Seconds that the entry stays fresh, where it is fresh for `expire_secs` after storage vouched for it.
@@ -144,7 +160,7 @@ impl Entry {
 
     /// Where the body begins in the file.
     pub fn body_at(&self) -> u64 {
-        self.head.layout.body_at
+        self.map.layout().body_at
     }
 
     /// Checks the blocks of `part` that were not checked yet. `part` lies within the object.
@@ -163,7 +179,7 @@ impl Entry {
     }
 
     fn check_block(&self, block: u64) -> Result<(), Damaged> {
-        let layout = &self.head.layout;
+        let layout = self.map.layout();
         let stored = u32_at(self.map.bytes(), (layout.table_at + 4 * block) as usize).ok_or(Damaged)?;
         let from = block * BLOCK_LEN;
         let body = self.body(&(from..(from + BLOCK_LEN).min(layout.body_len)));
@@ -172,7 +188,7 @@ impl Entry {
 
     /// The bytes of `part` of the object, which lies within it; they are right only after [`Entry::check`].
     pub fn body(&self, part: &Range<u64>) -> &[u8] {
-        let at = |offset: u64| (self.head.layout.body_at + offset) as usize;
+        let at = |offset: u64| (self.map.layout().body_at + offset) as usize;
         &self.map.bytes()[at(part.start)..at(part.end)]
     }
 

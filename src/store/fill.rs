@@ -5,6 +5,8 @@
 //! - A fill holds its key's lock from before its file exists until it is published or gone.
 //! - What is dropped before it is whole leaves nothing behind.
 
+#![forbid(unsafe_code)]
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -23,6 +25,7 @@ pub struct Fill<'s> {
     file: File,
     head: Vec<u8>,
     layout: Layout,
+    fetched_at: i64,
     written: u64,
     /// Checksums of the blocks so far; the last one may not be whole yet.
     checksums: Vec<u32>,
@@ -36,7 +39,9 @@ impl<'s> Fill<'s> {
         let (head, layout) = encode_head(meta).ok_or(io::ErrorKind::InvalidData)?;
         store.space.reserve(store, layout.file_len())?;
         let file = create(store, &lock.name)?;
-        let fill = Self { store, lock, file, head, layout, written: 0, checksums: Vec::new(), is_published: false };
+        let fetched_at = i64::try_from(meta.fetched_at).unwrap_or(0);
+        let checksums = Vec::new();
+        let fill = Self { store, lock, file, head, layout, fetched_at, written: 0, checksums, is_published: false };
         fill.reserve()?;
         Ok(fill)
     }
@@ -78,6 +83,11 @@ impl<'s> Fill<'s> {
         }
         self.file.write_all_at(&self.layout.encode_tables(&self.checksums), self.layout.table_at)?;
         self.file.write_all_at(&self.head, 0)?;
+        // The times that last: when storage vouched for the version, which is before its body came.
+        let vouched = rustix::fs::Timespec { tv_sec: self.fetched_at, tv_nsec: 0 };
+        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let times = rustix::fs::Timestamps { last_access: now, last_modification: vouched };
+        rustix::fs::futimens(&self.file, &times)?;
         rustix::fs::fdatasync(&self.file)?;
         let (fills, entries, name) = (&self.store.fills, &self.store.entries, &self.lock.name);
         match rustix::fs::mkdirat(entries, name.shard(), Mode::RWXU) {

@@ -8,6 +8,8 @@
 //! - Each [`Span`] of a decoded head lies before the block table, ends in a NUL and holds no other.
 //! - A decoded head's layout is the one that [`Layout::of`] gives for it: no offset is taken on trust.
 
+#![forbid(unsafe_code)]
+
 use std::ops::Range;
 
 /// Bytes of a body that share one checksum.
@@ -31,7 +33,7 @@ pub struct Meta {
     pub scope: String,
     /// The length of the body, in bytes.
     pub body_len: u64,
-    /// When it was fetched, in seconds since 1970.
+    /// When storage was asked for it, in seconds since 1970.
     pub fetched_at: u64,
     /// The answer's own age when it was fetched, in seconds.
     pub initial_age_secs: u32,
@@ -117,8 +119,6 @@ impl Span {
 pub struct Head {
     /// Where the parts of the file lie.
     pub layout: Layout,
-    /// When the version was fetched, in seconds since 1970.
-    pub fetched_at: u64,
     /// The answer's own age when it was fetched, in seconds.
     pub initial_age_secs: u32,
     /// The canonical URL.
@@ -189,7 +189,6 @@ impl Head {
         }
         (texts.at == head.len()).then_some(Self {
             layout,
-            fetched_at: u64_at(head, 56)?,
             initial_age_secs: u32_at(head, 64)?,
             url,
             scope,
@@ -266,7 +265,7 @@ mod tests {
             let head = Head::decode(&file).expect("a whole file");
             let text = |span: Span| &file[span.text()];
             assert_eq!((text(head.url), text(head.scope)), (meta.url.as_bytes(), meta.scope.as_bytes()));
-            assert_eq!((head.fetched_at, head.initial_age_secs), (meta.fetched_at, 7));
+            assert_eq!((u64_at(&file, 56), head.initial_age_secs), (Some(meta.fetched_at), 7));
             let fields: Vec<_> = head.fields.iter().map(|(n, v)| (text(*n), text(*v))).collect();
             assert_eq!(fields, [(&b"ETag"[..], &b"\"1\""[..]), (b"X-Empty", b"")]);
         }

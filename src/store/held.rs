@@ -1,5 +1,7 @@
 //! The entries that this process has mapped, least recently used first out.
 
+#![forbid(unsafe_code)]
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -45,6 +47,14 @@ impl Held {
         let removed = is_it.then(|| shard.pop(key));
         drop(shard);
         drop(removed);
+    }
+
+    /// All that is held.
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.lock().iter().map(|(_, entry)| entry.clone()).collect::<Vec<_>>())
+            .collect()
     }
 
     fn shard(&self, key: &[u8]) -> &Shard {

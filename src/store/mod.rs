@@ -18,18 +18,20 @@ mod space;
 mod sys;
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-pub use entry::{Entry, Found, Identity};
+pub use entry::{Entry, Identity, Opened};
 pub use fill::Fill;
 pub use name::Name;
+pub use sys::spawn_quietly;
 
 /// How much of the disk the store takes.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +64,8 @@ pub struct KeyLock<'s> {
 pub enum Unfit {
     /// It belongs to another user, or others may write to it.
     Access(PathBuf),
+    /// It is a symbolic link, or no directory.
+    Link(PathBuf),
     /// It lies on a file system whose files can vanish under a mapping.
     FileSystem(PathBuf, &'static str),
     /// It cannot be made or opened.
@@ -77,6 +81,9 @@ impl std::fmt::Display for Unfit {
                  chown and chmod 0700 it, or name another one with UspStorageCacheRoot",
                 path.display()
             ),
+            Self::Link(path) => {
+                write!(f, "{} is a symbolic link or no directory: name the directory itself", path.display())
+            }
             Self::FileSystem(path, name) => write!(
                 f,
                 "{} lies on {name}, where files can vanish under a mapping: \
@@ -117,9 +124,9 @@ impl Store {
     /// The entry of `url` in `scope`. What is there and cannot be used is removed.
     pub fn entry(&self, name: &Name, url: &str, scope: &str) -> io::Result<Option<Entry>> {
         match Entry::open(self.entries.as_fd(), name, url, scope)? {
-            Found::Absent => Ok(None),
-            Found::Entry(entry) => Ok(Some(*entry)),
-            Found::Unusable(identity) => self.discard(name, identity).map(|()| None),
+            Opened::Absent => Ok(None),
+            Opened::Entry(entry) => Ok(Some(*entry)),
+            Opened::Unusable(identity) => self.discard(name, identity).map(|_| None),
         }
     }
 
@@ -134,13 +141,23 @@ impl Store {
         Ok(Some(KeyLock { store: self, name }))
     }
 
-    /// Removes the entry under `name` if it still is the file `identity`.
-    pub fn discard(&self, name: &Name, identity: Identity) -> io::Result<()> {
+    /// Removes the entry under `name` if it still is the file `identity`, and tells whether it did: who
+    /// holds the name's lock is about to replace it anyway.
+    pub fn discard(&self, name: &Name, identity: Identity) -> io::Result<bool> {
+        self.lock(name.clone())?.map_or(Ok(false), |lock| lock.discard(identity))
+    }
+
+    /// Removes a fill that nobody works at, and tells whether it did.
+    fn discard_fill(&self, name: &Name) -> io::Result<bool> {
         match self.lock(name.clone())? {
-            Some(lock) => lock.discard(identity),
-            // Who holds the lock is about to replace it.
-            None => Ok(()),
+            Some(_lock) => Ok(rustix::fs::unlinkat(&self.fills, name.file(), AtFlags::empty()).map(|()| true)?),
+            None => Ok(false),
         }
+    }
+
+    /// Writes down when `entry` was last used, where that has moved.
+    pub fn stamp(&self, entry: &Entry) {
+        entry.stamp(self.entries.as_fd());
     }
 
     /// The descriptor that entries are opened below.
@@ -150,12 +167,14 @@ impl Store {
 }
 
 impl KeyLock<'_> {
-    /// Removes the entry if it still is the file `identity`.
-    pub fn discard(&self, identity: Identity) -> io::Result<()> {
+    /// Removes the entry if it still is the file `identity`, and tells whether it did.
+    pub fn discard(&self, identity: Identity) -> io::Result<bool> {
         let path = self.name.path();
         match rustix::fs::statat(&self.store.entries, &path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if Identity::of(&stat) == identity => remove(self.store.entries.as_fd(), &path, &stat),
-            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Ok(stat) if Identity::of(&stat) == identity => {
+                remove(self.store.entries.as_fd(), &path, &stat).map(|()| true)
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(false),
             Err(e) => Err(e.into()),
         }
     }
@@ -174,22 +193,17 @@ impl Drop for KeyLock<'_> {
 /// Makes `root` for the user `uid` of group `gid` where it is missing, and says what is wrong with one that exists.
 ///
 /// Meant for root at start: only the last component is made, beneath a parent that is opened without following
-/// a link, and only what was made here is handed over.
+/// a link, and only the directory that was made here is handed over, by its descriptor.
 pub fn make_root(root: &Path, uid: u32, gid: u32) -> Result<(), Unfit> {
     let io = |e: Errno| Unfit::Io(root.into(), e.into());
-    let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return Err(io(Errno::INVAL)) };
-    let parent = rustix::fs::openat(
-        CWD,
-        parent,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| Unfit::Io(parent.into(), e.into()))?;
+    let (Some(parent_path), Some(name)) = (root.parent(), root.file_name()) else { return Err(io(Errno::INVAL)) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let parent = rustix::fs::openat(CWD, parent_path, flags, Mode::empty()).map_err(|e| match e {
+        Errno::NOTDIR | Errno::LOOP => Unfit::Link(parent_path.into()),
+        e => Unfit::Io(parent_path.into(), e.into()),
+    })?;
     match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
-        Ok(()) if rustix::process::geteuid().is_root() => {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-            rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(io)
-        }
+        Ok(()) if rustix::process::geteuid().is_root() => hand_over(parent.as_fd(), name, uid, gid).map_err(io),
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => {
             let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io)?;
@@ -197,6 +211,19 @@ pub fn make_root(root: &Path, uid: u32, gid: u32) -> Result<(), Unfit> {
         }
         Err(e) => Err(io(e)),
     }
+}
+
+/// Gives the directory that root has just made to the children's user, unless somebody put another one in its place.
+fn hand_over(parent: BorrowedFd<'_>, name: &OsStr, uid: u32, gid: u32) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let is_empty =
+        Dir::read_from(&dir)?.all(|file| file.is_ok_and(|file| matches!(file.file_name().to_bytes(), b"." | b"..")));
+    if !is_own_dir(&rustix::fs::fstat(&dir)?, 0) || !is_empty {
+        return Err(Errno::PERM);
+    }
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::fs::fchown(&dir, Some(uid), Some(gid))
 }
 
 fn make_own_dir(parent: BorrowedFd<'_>, name: &str, root: &Path) -> Result<OwnedFd, Unfit> {

@@ -1,5 +1,7 @@
 //! What a key's files are called, and which byte locks them.
 
+#![forbid(unsafe_code)]
+
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};

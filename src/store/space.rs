@@ -3,8 +3,10 @@
 //! Each process counts what it adds itself, and counts all files anew when its count is old or at the limit.
 //! Between two counts, what other processes add is not seen.
 
+#![forbid(unsafe_code)]
+
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -29,8 +31,10 @@ struct Count {
 
 /// A file of the store, as the count met it.
 struct Met {
+    /// `None` for a foreign file.
     name: Option<Name>,
     identity: Identity,
+    /// In seconds and nanoseconds since 1970.
     used_at: (i64, i64),
     len: u64,
 }
@@ -46,25 +50,40 @@ impl Space {
         self.refuse_full_disk(store, len)?;
         let max = self.limits.store_len_max;
         let mut count = self.count.lock();
-        let is_known = count.as_ref().is_some_and(|c| c.at.elapsed() < COUNT_AGE_MAX && c.taken + len <= max);
-        if !is_known {
-            let mut met = files(store)?;
-            let mut taken: u64 = met.iter().map(|file| file.len).sum();
-            met.sort_unstable_by_key(|file| file.used_at);
-            for file in met.iter().filter(|file| file.name.is_some()) {
-                if taken + len <= max {
-                    break;
-                }
-                if let Some(name) = &file.name {
-                    store.discard(name, file.identity)?;
-                    taken -= file.len;
-                }
-            }
-            *count = Some(Count { taken, at: Instant::now() });
+        let is_known = |c: &Count| c.at.elapsed() < COUNT_AGE_MAX && c.taken + len <= max;
+        if !count.as_ref().is_some_and(is_known) {
+            *count = Some(Count { taken: self.make_room(store, len)?, at: Instant::now() });
         }
         let count = count.as_mut().filter(|count| count.taken + len <= max).ok_or(io::ErrorKind::StorageFull)?;
         count.taken += len;
         Ok(())
+    }
+
+    /// Counts the files, and removes what has to go for `len` bytes more; gives the bytes that are taken then.
+    fn make_room(&self, store: &Store, len: u64) -> io::Result<u64> {
+        let max = self.limits.store_len_max;
+        let abandoned = visit(store.fills.as_fd())?;
+        let mut taken = 0;
+        for file in &abandoned {
+            // Who fills holds the lock; what is left behind has nobody who does.
+            let is_gone = file.name.as_ref().is_some_and(|name| store.discard_fill(name).unwrap_or(false));
+            taken += if is_gone { 0 } else { file.len };
+        }
+        let mut entries = entries(store)?;
+        taken += entries.iter().map(|file| file.len).sum::<u64>();
+        let removable: u64 = entries.iter().filter(|file| file.name.is_some()).map(|file| file.len).sum();
+        // Nothing goes where there is room, nor where all of it could go in vain.
+        if taken + len <= max || taken - removable + len > max {
+            return Ok(taken);
+        }
+        // A little more than needed goes, so that the next fill need not count again.
+        let goal = (max - max / 20).saturating_sub(len);
+        entries.sort_unstable_by_key(|file| file.used_at);
+        for file in entries {
+            let Some(name) = file.name.filter(|_| taken > goal) else { continue };
+            taken -= if store.discard(&name, file.identity)? { file.len } else { 0 };
+        }
+        Ok(taken)
     }
 
     fn refuse_full_disk(&self, store: &Store, len: u64) -> io::Result<()> {
@@ -77,39 +96,37 @@ impl Space {
     }
 }
 
-/// All files below `entries` and `fills`; only entries have a name, since a fill is its holder's.
-fn files(store: &Store) -> io::Result<Vec<Met>> {
+/// All files of the shards below `entries`; foreign ones have no name.
+fn entries(store: &Store) -> io::Result<Vec<Met>> {
     let mut met = Vec::new();
-    visit(store.fills.as_fd(), |_, stat| met.push(Met::new(None, stat)))?;
-    let mut shards = Vec::new();
-    visit(store.entries.as_fd(), |name, _| shards.push(name.to_owned()))?;
-    for shard in shards {
+    for shard in Dir::read_from(&store.entries)? {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // A foreign file among the shards has nothing below it.
-        let Ok(dir) = rustix::fs::openat(&store.entries, &shard, flags, Mode::empty()) else { continue };
-        visit(dir.as_fd(), |name, stat| met.push(Met::new(Name::from_file(name), stat)))?;
+        let shard = shard?;
+        // Names with a dot are the directory itself and its parent; a foreign file has nothing below it.
+        let Some(name) = shard.file_name().to_str().ok().filter(|name| !name.starts_with('.')) else { continue };
+        let Ok(dir) = rustix::fs::openat(&store.entries, name, flags, Mode::empty()) else { continue };
+        met.extend(visit(dir.as_fd())?);
     }
     Ok(met)
 }
 
-fn visit(dir: std::os::fd::BorrowedFd<'_>, mut each: impl FnMut(&str, &rustix::fs::Stat)) -> io::Result<()> {
+/// The files of a directory.
+fn visit(dir: BorrowedFd<'_>) -> io::Result<Vec<Met>> {
+    let mut met = Vec::new();
     for file in Dir::read_from(dir)? {
         let file = file?;
-        let Ok(name) = file.file_name().to_str() else { continue };
-        if matches!(name, "." | "..") {
+        let name = file.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
         // What has gone since takes no space.
-        if let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            each(name, &stat);
-        }
+        let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        met.push(Met {
+            name: name.to_str().ok().and_then(Name::from_file),
+            identity: Identity::of(&stat),
+            used_at: (stat.st_atime, stat.st_atime_nsec),
+            len: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
+        });
     }
-    Ok(())
-}
-
-impl Met {
-    fn new(name: Option<Name>, stat: &rustix::fs::Stat) -> Self {
-        let len = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        Self { name, identity: Identity::of(stat), used_at: (stat.st_atime, stat.st_atime_nsec), len }
-    }
+    Ok(met)
 }

@@ -1,10 +1,11 @@
-//! Locks on single bytes of a file, which neither std nor rustix offer.
+//! Locks on single bytes of a file and threads that get no signals, which neither std nor rustix offer.
 //!
 //! The locks are open-file-description locks (fcntl(2), "Open file description locks"): they exclude other
 //! descriptions, in whatever process, and the kernel frees them when their holder dies.
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
 /// Locks `byte` of `file` unless another description holds it; tells whether it is ours now.
@@ -32,6 +33,20 @@ fn set_lock(file: &File, byte: u64, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `file` lives, and the command reads one `flock`.
     let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Runs `work` in a thread that all signals are blocked in: they are for httpd's own threads.
+pub fn spawn_quietly(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is written.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: the first set was filled above, the second is written. A thread begins with its maker's mask.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    let thread = std::thread::Builder::new().name(name.into()).stack_size(128 * 1024).spawn(work);
+    // SAFETY: the set was written above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    thread.map(drop)
 }
 
 #[cfg(test)]

@@ -164,21 +164,61 @@ fn an_entry_of_another_url_or_scope_is_no_entry_of_this_key() {
     assert!(case.store.entry(&case.name, URL, "other").expect("an answer").is_none());
 }
 
-#[test]
-fn the_least_recently_used_makes_room_and_what_is_too_large_is_refused() {
-    let case = Case::with_limit(5 * 8192);
-    for n in 0..8 {
-        case.fill(&format!("http://h/{n}.ism"), b"small", 5).expect("a fill");
-        let path = case.dir.path().join("v1/entries").join(Name::new(&format!("http://h/{n}.ism"), "id").path());
-        let used = fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH + std::time::Duration::from_secs(n));
-        File::options().write(true).open(path).and_then(|file| file.set_times(used)).expect("stamped");
+/// A store with room for six small entries, and five in it, used one after the other.
+fn used_in_order() -> Case {
+    let case = Case::with_limit(6 * 8192);
+    for n in 0..5 {
+        case.fill(&small(n), b"small", 5).expect("a fill");
+        let entry = case.small(n).expect("an entry");
+        entry.touch(1_000_000 + n);
+        case.store.stamp(&entry);
     }
-    let held = |n: u64| {
-        let url = format!("http://h/{n}.ism");
-        case.store.entry(&Name::new(&url, "id"), &url, "id").expect("an answer").is_some()
-    };
-    assert_eq!((0..8).map(held).collect::<Vec<_>>(), [false, false, false, true, true, true, true, true]);
-    assert!(case.fill(URL, &body(6 * 8192), 8192).is_err());
+    case
+}
+
+fn small(n: u64) -> String {
+    format!("http://h/{n}.ism")
+}
+
+impl Case {
+    fn small(&self, n: u64) -> Option<Entry> {
+        self.store.entry(&Name::new(&small(n), "id"), &small(n), "id").expect("an answer")
+    }
+
+    fn held(&self) -> Vec<u64> {
+        (0..10).filter(|n| self.small(*n).is_some()).collect()
+    }
+}
+
+#[test]
+fn the_least_recently_used_makes_room() {
+    let case = used_in_order();
+    let first = case.small(0).expect("an entry");
+    first.touch(2_000_000);
+    case.store.stamp(&first);
+    case.fill(&small(5), b"small", 5).expect("there is room");
+    case.fill(&small(6), b"small", 5).expect("room is made");
+    assert_eq!(case.held(), [0, 3, 4, 5, 6]);
+}
+
+#[test]
+fn what_cannot_fit_makes_nothing_go() {
+    let case = used_in_order();
+    assert!(case.fill(&small(9), &body(7 * 8192), 8192).is_err());
+    assert_eq!(case.held(), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn an_abandoned_fill_makes_room_and_one_under_way_does_not() {
+    let case = used_in_order();
+    let leftover = |n| case.dir.path().join("v1/fills").join(Name::new(&small(n), "id").file());
+    fs::write(leftover(7), body(8192)).expect("written");
+    fs::write(leftover(8), body(8192)).expect("written");
+    let other = Store::open(case.dir.path(), Limits { store_len_max: 1, free_len_min: 0 }).expect("a store");
+    let _under_way = other.lock(Name::new(&small(8), "id")).expect("a lock file").expect("free");
+    case.fill(&small(5), b"small", 5).expect("there is room");
+    case.fill(&small(6), b"small", 5).expect("room is made");
+    assert_eq!((leftover(7).exists(), leftover(8).exists()), (false, true));
 }
 
 #[test]
