@@ -13,7 +13,7 @@ mod httpd {
 
     const FUNCTIONS: &str = "usc_.*|ap_hook_(handler|post_config|child_init)|ap_(log_error|log_rerror)_|\
         ap_get_request_module_loglevel|ap_get_server_module_loglevel|ap_pass_brigade|ap_meets_conditions|\
-        ap_set_content_type|ap_set_content_length|ap_server_root_relative|ap_state_query|ap_mpm_query|\
+        ap_set_content_type|ap_set_content_length|ap_server_root_relative|ap_state_query|ap_mpm_query|ap_find_linked_module|\
         apr_table_(get|setn|addn|unset)|apr_palloc|apr_pool_cleanup_(register|null)|\
         apr_brigade_create|apr_bucket_(alloc|free|eos_create|flush_create|file_create|shared_make|shared_destroy|shared_split|shared_copy|setaside_noop)|\
         apr_os_file_put|apr_sockaddr_ip_getbuf";

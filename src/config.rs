@@ -51,6 +51,18 @@ impl fmt::Display for Invalid {
     }
 }
 
+/// mod_proxy's directives that tell which requests are not ours; httpd hands them to both modules.
+pub static OBSERVED: [&CStr; 3] = [c"ProxyPass", c"ProxyPassMatch", c"ProxyPreserveHost"];
+
+/// The URL behind a `unix:/path|` in a line of `ProxyPass`: mod_proxy shows requests to that socket by this URL alone.
+pub fn socket_url(line: &str) -> Option<&str> {
+    let mut words = line.split([' ', '\t', '"', '\'']);
+    let is_socket = |word: &&str| word.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("unix:"));
+    let target = words.find(is_socket)?;
+    // What follows a back-reference is not known.
+    target.split_once('|').map(|(_, url)| url.split('$').next().unwrap_or(url))
+}
+
 /// Every directive of the module.
 pub static DIRECTIVES: [Directive; 17] = [
     Directive {
@@ -177,6 +189,7 @@ pub struct Section<'c> {
     negative_expire: Option<u32>,
     connect_timeout: Option<u32>,
     timeout: Option<u32>,
+    preserve_host: Option<bool>,
     access_key: Option<&'c str>,
     secret_key: Option<&'c str>,
     security_token: Option<&'c str>,
@@ -197,6 +210,7 @@ impl<'c> Section<'c> {
             negative_expire: inner.negative_expire.or(outer.negative_expire),
             connect_timeout: inner.connect_timeout.or(outer.connect_timeout),
             timeout: inner.timeout.or(outer.timeout),
+            preserve_host: inner.preserve_host.or(outer.preserve_host),
             access_key: inner.access_key.or(outer.access_key),
             secret_key: inner.secret_key.or(outer.secret_key),
             security_token: inner.security_token.or(outer.security_token),
@@ -208,6 +222,16 @@ impl<'c> Section<'c> {
     /// Sets the pattern of `UspStorageCacheMatch`.
     pub fn set_match(&mut self, matching: &'c Match) {
         self.matching = Some(matching);
+    }
+
+    /// Notes what `ProxyPreserveHost` says; mod_proxy itself refuses nonsense.
+    pub fn observe_preserve_host(&mut self, value: &str) {
+        self.preserve_host = Some(value.eq_ignore_ascii_case("on"));
+    }
+
+    /// Whether mod_proxy sends the client's own Host, which a key does not know.
+    pub fn preserves_host(&self) -> bool {
+        self.preserve_host == Some(true)
     }
 
     /// Whether the module answers here at all.
@@ -317,12 +341,22 @@ pub struct Host<'c> {
     free_len_min: Option<u64>,
     /// Whether any section of this server switches the module on.
     pub used: bool,
+    /// Upstream URLs of this server that stand for a socket.
+    pub sockets: Option<&'c SocketUrl<'c>>,
+}
+
+/// An upstream URL that stands for a socket, and the ones that were met before it.
+pub struct SocketUrl<'c> {
+    /// What requests to the socket begin with.
+    pub url: &'c str,
+    /// The one before.
+    pub next: Option<&'c SocketUrl<'c>>,
 }
 
 impl<'c> Host<'c> {
     /// What holds in the virtual host `inner` of the server `outer`.
     pub fn merge(outer: &Self, inner: &Self) -> Self {
-        Self { used: inner.used, ..*outer }
+        Self { used: inner.used, sockets: inner.sockets, ..*outer }
     }
 
     /// The store's directory, where one is set.
@@ -444,6 +478,20 @@ mod tests {
         assert!(merged.enabled());
         assert_eq!(merged.expire_secs(), 20);
         assert_eq!(merged.timeout(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn the_url_behind_a_socket_is_found() {
+        let rows = [
+            ("/a/ http://h/", None),
+            ("/a/ unix:/run/s|http://localhost/", Some("http://localhost/")),
+            ("/a \"UNIX:/run/s|http://localhost/b\" retry=0", Some("http://localhost/b")),
+            ("unix:/run/s|http://localhost/$1", Some("http://localhost/")),
+            ("/a/ unix:/run/s", None),
+        ];
+        for (line, want) in rows {
+            assert_eq!(socket_url(line), want, "{line}");
+        }
     }
 
     #[test]

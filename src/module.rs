@@ -1,12 +1,13 @@
 //! The wiring: the record by which httpd knows the module, its directives, its hooks.
 
-use crate::config::{DIRECTIVES, Host, Match, Section, Set};
-use crate::ffi::command::Commands;
+use crate::config::{DIRECTIVES, Host, Match, OBSERVED, Section, Set, SocketUrl, socket_url};
+use crate::ffi::command::{Commands, Directive, Takes};
 use crate::ffi::config::{Configuration, Module, Setting};
 use crate::ffi::hook::{self, ModuleNames};
-use crate::ffi::sys;
+use crate::ffi::{guard, server, sys};
 use crate::hooks::handler::Handler;
 use crate::hooks::life::{Begin, Prepare, Stop};
+use crate::hooks::tally::Note;
 
 /// What httpd reads when it loads the module.
 #[allow(non_upper_case_globals, reason = "the name that LoadModule gives")]
@@ -14,27 +15,34 @@ use crate::hooks::life::{Begin, Prepare, Stop};
 pub static usp_storage_cache_module: Module =
     Module::new::<Config, COMMANDS>(c"mod_usp_storage_cache.c", &DIRECTIVE_TABLE, register_hooks);
 
-/// The directives, and the end mark.
-const COMMANDS: usize = DIRECTIVES.len() + 1;
+/// Our directives, the observed ones, and the end mark.
+const COMMANDS: usize = DIRECTIVES.len() + OBSERVED.len() + 1;
 
 static DIRECTIVE_TABLE: Commands<COMMANDS> = Commands::new::<Config>(&{
-    let mut names = [(c"", c""); DIRECTIVES.len()];
+    let mut table = [Directive { name: c"", usage: c"", takes: Takes::Word }; COMMANDS - 1];
     let mut at = 0;
-    while at < names.len() {
-        names[at] = (DIRECTIVES[at].name, DIRECTIVES[at].usage);
+    while at < DIRECTIVES.len() {
+        table[at] = Directive { name: DIRECTIVES[at].name, usage: DIRECTIVES[at].usage, takes: Takes::Word };
         at += 1;
     }
-    names
+    let usage = c"a directive of mod_proxy";
+    // A module that declares another's directive takes its value in the same way.
+    table[at] = Directive { name: OBSERVED[0], usage, takes: Takes::Line };
+    table[at + 1] = Directive { name: OBSERVED[1], usage, takes: Takes::Line };
+    table[at + 2] = Directive { name: OBSERVED[2], usage, takes: Takes::Word };
+    table
 });
 
 /// Who would answer otherwise: mod_cache's own handler stands as early as ours.
 static SUCCESSORS: ModuleNames<4> = ModuleNames::new(&[c"mod_proxy.c", c"mod_proxy_balancer.c", c"mod_cache.c"]);
 
 extern "C" fn register_hooks(_: *mut sys::apr_pool_t) {
-    hook::post_config::<Prepare>();
-    hook::child_init::<Begin>();
-    hook::child_stopping::<Stop>();
-    hook::content_handler::<Handler, _>(&SUCCESSORS);
+    guard::catch((), || {
+        hook::post_config::<Prepare>();
+        hook::child_init::<Begin>();
+        hook::child_stopping::<Stop>();
+        hook::content_handler::<Handler, _>(&SUCCESSORS);
+    });
 }
 
 /// The configuration of this module.
@@ -43,6 +51,7 @@ pub(crate) struct Config;
 impl Configuration for Config {
     type Section<'c> = Section<'c>;
     type Host<'c> = Host<'c>;
+    type Note<'r> = Note<'r>;
 
     fn module() -> &'static Module {
         &usp_storage_cache_module
@@ -64,9 +73,14 @@ impl Configuration for Config {
         Host::merge(outer, inner)
     }
 
+    fn is_secret(directive: usize) -> bool {
+        DIRECTIVES.get(directive).is_some_and(|d| d.name == c"S3SecretKey" || d.name == c"S3SecurityToken")
+    }
+
     fn set(directive: usize, setting: Setting<'_, '_, Self>) -> Result<(), String> {
+        let Some(ours) = DIRECTIVES.get(directive) else { return observe(directive - DIRECTIVES.len(), setting) };
         let want = |invalid: crate::config::Invalid| format!("it takes {invalid}");
-        match DIRECTIVES[directive].set {
+        match ours.set {
             Set::Section(set) => set(setting.section, setting.value).map_err(want)?,
             Set::Match => setting.section.set_match(setting.pool.keep(Match::new(setting.value).map_err(want)?)),
             Set::Host(set) if setting.in_main_server => set(setting.host, setting.value).map_err(want)?,
@@ -77,4 +91,18 @@ impl Configuration for Config {
         setting.host.used |= setting.section.enabled();
         Ok(())
     }
+}
+
+/// Notes what a directive of mod_proxy says; mod_proxy itself says what is wrong with it.
+fn observe(which: usize, setting: Setting<'_, '_, Config>) -> Result<(), String> {
+    if !server::has_module(c"mod_proxy.c") {
+        return Err("it needs mod_proxy: load proxy_module first".into());
+    }
+    if OBSERVED[which] == c"ProxyPreserveHost" {
+        setting.section.observe_preserve_host(setting.value);
+    } else if let Some(url) = socket_url(setting.value) {
+        let socket = SocketUrl { url, next: setting.host.sockets };
+        setting.host.sockets = Some(setting.pool.keep(socket));
+    }
+    Ok(())
 }

@@ -28,6 +28,7 @@ pub enum NoKey {
 /// A URL that mod_proxy would ask, in its parts.
 #[derive(Clone, Copy, Debug)]
 pub struct Upstream<'r> {
+    url: &'r [u8],
     tls: bool,
     host: &'r [u8],
     port: u16,
@@ -59,7 +60,12 @@ impl<'r> Upstream<'r> {
             Some(at) => (&target[..at], Some(&target[at + 1..])),
             None => (target, None),
         };
-        Ok(Self { tls, host, port, path, query })
+        Ok(Self { url, tls, host, port, path, query })
+    }
+
+    /// All of it, as it was written.
+    pub fn url(&self) -> &'r [u8] {
+        self.url
     }
 
     /// The host as it was written, without port.

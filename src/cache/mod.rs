@@ -14,6 +14,7 @@ pub mod flight;
 pub mod key;
 pub mod notes;
 pub mod outcome;
+pub mod own_server;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -46,11 +46,54 @@ impl Outcome {
     }
 }
 
+/// What was met by a client's request and the sub-requests that were made for it.
+#[derive(Clone, Copy, Default)]
+pub struct Tally([u32; 5]);
+
+impl Tally {
+    /// Long enough for each count at its largest.
+    pub const TEXT_LEN: usize = 96;
+
+    /// Counts an answer of ours.
+    pub fn count(&mut self, outcome: Outcome) {
+        self.add(match outcome {
+            Outcome::Hit { .. } => 0,
+            Outcome::Filled { .. } => 1,
+            Outcome::Collapsed { .. } => 2,
+            Outcome::Absent => 3,
+        });
+    }
+
+    /// Counts a request that matched and was left to mod_proxy.
+    pub fn count_bypass(&mut self) {
+        self.add(4);
+    }
+
+    /// What was met, as in `hit=3,miss=1`.
+    pub fn text(&self) -> Line<{ Self::TEXT_LEN }> {
+        const NAMES: [&str; 5] = ["hit", "miss", "collapsed", "absent", "bypass"];
+        let mut text = Line::new();
+        for (name, count) in NAMES.iter().zip(self.0).filter(|(_, count)| *count > 0) {
+            let comma = if text.as_bytes().is_empty() { "" } else { "," };
+            text.push(comma).push(name).push("=").push_number(count.into());
+        }
+        text
+    }
+
+    fn add(&mut self, which: usize) {
+        self.0[which] = self.0[which].saturating_add(1);
+    }
+}
+
 /// Why a request that the pattern takes is left to mod_proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The upstream is this server itself.
     OwnServer,
+    /// mod_proxy may mean a socket by the URL.
+    Socket,
+    /// `ProxyPreserveHost` is on: the object depends on the client's Host.
+    PreservedHost,
     /// A query parameter makes it a request for something else.
     SubResource,
     /// The caller signed the request, and no credentials of ours apply.
@@ -83,6 +126,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OwnServer => "own-server",
+            Self::Socket => "socket",
+            Self::PreservedHost => "preserved-host",
             Self::SubResource => "sub-resource",
             Self::ForeignSignature => "foreign-signature",
             Self::SeveralRanges => "several-ranges",
@@ -97,5 +142,21 @@ impl fmt::Display for Reason {
             Self::Store => "store",
             Self::Stopping => "stopping",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_met_is_shown_and_the_longest_fits() {
+        let mut tally = Tally::default();
+        tally.count(Outcome::Hit { ttl_secs: 1 });
+        tally.count(Outcome::Hit { ttl_secs: 1 });
+        tally.count(Outcome::Filled { stale: true });
+        tally.count_bypass();
+        assert_eq!(tally.text().as_bytes(), b"hit=2,miss=1,bypass=1");
+        assert!(Tally([u32::MAX; 5]).text().as_bytes().ends_with(b",bypass=4294967295"));
     }
 }

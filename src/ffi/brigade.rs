@@ -85,6 +85,9 @@ impl Request<'_> {
     }
 }
 
+/// What is read at once: TLS takes no more than 2 GiB, and what is checked on the way should come in pieces.
+const READ_LEN_MAX: sys::apr_size_t = 16 * 1024 * 1024;
+
 /// What the buckets over one part share; APR counts them in the first field.
 #[repr(C)]
 struct Shared {
@@ -150,6 +153,11 @@ unsafe extern "C" fn read(
     guard::catch(sys::APR_EGENERAL, || {
         // SAFETY: APR passes a live bucket of this type; one field is read.
         let data = unsafe { (*bucket).data }.cast::<Shared>();
+        // SAFETY: as above.
+        if unsafe { (*bucket).length } > READ_LEN_MAX {
+            // SAFETY: as above; the rest becomes a bucket behind this one, as with APR's files.
+            unsafe { sys::apr_bucket_shared_split(bucket, READ_LEN_MAX) };
+        }
         // SAFETY: as above.
         let start = unsafe { (*bucket).start };
         // SAFETY: as above.

@@ -9,8 +9,7 @@ use super::guard;
 use super::pool::Pool;
 use super::sys;
 
-/// A table of directives that take one word each, in server, virtual host, `<Location>` and `<Proxy>`.
-/// `N` counts the end mark.
+/// A table of directives, allowed in server, virtual host, `<Location>` and `<Proxy>`. `N` counts the end mark.
 #[repr(transparent)]
 pub struct Commands<const N: usize>([sys::command_rec; N]);
 
@@ -18,20 +17,24 @@ pub struct Commands<const N: usize>([sys::command_rec; N]);
 unsafe impl<const N: usize> Sync for Commands<N> {}
 
 impl<const N: usize> Commands<N> {
-    /// Names and usages, numbered from 0; `N` is one more than there are.
-    pub const fn new<C: Configuration>(directives: &[(&'static CStr, &'static CStr)]) -> Self {
+    /// The directives, numbered from 0; `N` is one more than there are.
+    pub const fn new<C: Configuration>(directives: &[Directive]) -> Self {
         assert!(directives.len() + 1 == N, "the table ends with its end mark");
         let mut table = [END_MARK; N];
         let mut at = 0;
         while at < directives.len() {
-            let (name, usage) = directives[at];
+            let Directive { name, usage, takes } = directives[at];
             table[at] = sys::command_rec {
                 name: name.as_ptr(),
+                // Both kinds are called in the same way.
                 func: sys::cmd_func { take1: Some(set::<C>) },
                 cmd_data: without_provenance_mut(at),
                 // RSRC_CONF alone is refused in <Proxy> (httpd's mod_proxy.c, proxysection).
                 req_override: sys::RSRC_CONF | sys::ACCESS_CONF,
-                args_how: sys::cmd_how_TAKE1,
+                args_how: match takes {
+                    Takes::Word => sys::cmd_how_TAKE1,
+                    Takes::Line => sys::cmd_how_RAW_ARGS,
+                },
                 errmsg: usage.as_ptr(),
             };
             at += 1;
@@ -42,6 +45,26 @@ impl<const N: usize> Commands<N> {
     pub(super) const fn raw(&'static self) -> *const sys::command_rec {
         self.0.as_ptr()
     }
+}
+
+/// A directive: its name, and its usage as httpd prints it.
+#[derive(Clone, Copy)]
+pub struct Directive {
+    /// The name.
+    pub name: &'static CStr,
+    /// The usage.
+    pub usage: &'static CStr,
+    /// What it takes.
+    pub takes: Takes,
+}
+
+/// What a directive takes as its value.
+#[derive(Clone, Copy)]
+pub enum Takes {
+    /// One word.
+    Word,
+    /// All that stands behind its name, quotes included.
+    Line,
 }
 
 const END_MARK: sys::command_rec = sys::command_rec {
@@ -72,7 +95,7 @@ unsafe extern "C" fn set<C: Configuration>(
             let (in_main_server, pool) = (command.is_in_main_server(), command.pool());
             C::set(command.index(), Setting { value, section, host, in_main_server, pool })
         });
-        outcome.map_or_else(|text| command.complaint(value, &text).as_ptr(), |()| null())
+        outcome.map_or_else(|text| command.complaint(value, C::is_secret(command.index()), &text).as_ptr(), |()| null())
     })
 }
 
@@ -129,10 +152,11 @@ impl<'c> Command<'c> {
     }
 
     /// What the user reads.
-    fn complaint(&self, value: &CStr, text: &str) -> &'c CStr {
+    fn complaint(&self, value: &CStr, is_secret: bool, text: &str) -> &'c CStr {
         // SAFETY: terminated, from the table.
         let name = unsafe { CStr::from_ptr(self.record().name) };
-        let line = format!("{} \"{}\": {text}", name.to_string_lossy(), value.to_string_lossy());
+        let value = if is_secret { "…".into() } else { value.to_string_lossy() };
+        let line = format!("{} \"{value}\": {text}", name.to_string_lossy());
         self.pool().text(line.as_bytes())
     }
 }

@@ -19,6 +19,9 @@ pub trait Configuration: 'static {
     /// What there is once for a server.
     type Host<'c>: Copy;
 
+    /// What the module notes with a request.
+    type Note<'r>: Copy;
+
     /// The record of the module that is configured so.
     fn module() -> &'static Module;
     /// A section in which nothing is set.
@@ -29,6 +32,8 @@ pub trait Configuration: 'static {
     fn new_host<'c>() -> Self::Host<'c>;
     /// What holds in the virtual host `inner` of the server `outer`.
     fn merge_hosts<'c>(outer: &Self::Host<'c>, inner: &Self::Host<'c>) -> Self::Host<'c>;
+    /// Whether the value of the directive number `directive` must not be shown.
+    fn is_secret(directive: usize) -> bool;
     /// Takes the value of the directive number `directive`; the error is what the user reads.
     fn set(directive: usize, setting: Setting<'_, '_, Self>) -> Result<(), String>;
 }

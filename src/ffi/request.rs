@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use super::config::Module;
+use super::config::Configuration;
 use super::pool::Pool;
 use super::server::Server;
 use super::sys;
@@ -177,18 +177,22 @@ impl<'hook> Request<'hook> {
         is_enabled && unsafe { sys::usc_connection_filtered(self.raw()) } == 0
     }
 
-    /// Changes what `module` notes with the request; `new` makes the first note.
-    pub fn with_note<T: Copy>(&self, module: &Module, new: impl FnOnce() -> T, change: impl FnOnce(&mut T)) {
+    /// Changes what the module notes with the request; `new` makes the first note.
+    pub fn with_note<C: Configuration>(
+        &self,
+        new: impl FnOnce() -> C::Note<'hook>,
+        change: impl FnOnce(&mut C::Note<'hook>),
+    ) {
         // SAFETY: as in `proxied`.
         let vector = unsafe { (*self.raw()).request_config };
         // SAFETY: the vector has a place for each module.
-        let mut note = unsafe { sys::usc_module_config(vector, module.raw()) }.cast::<T>();
+        let mut note = unsafe { sys::usc_module_config(vector, C::module().raw()) }.cast::<C::Note<'hook>>();
         if note.is_null() {
             note = self.pool().place(new());
             // SAFETY: as above.
-            unsafe { sys::usc_set_module_config(vector, module.raw(), note.cast()) };
+            unsafe { sys::usc_set_module_config(vector, C::module().raw(), note.cast()) };
         }
-        // SAFETY: made here, in the request's pool, with this type: a module has one. A request and its sub-requests
+        // SAFETY: made here, in the request's pool, with this type. A request and its sub-requests
         // run in one thread, and `change` is not called from within itself.
         change(unsafe { &mut *note });
     }

@@ -36,26 +36,44 @@ impl<'c> Server<'c> {
         })
     }
 
-    /// `ServerName` and the names of `ServerAlias`.
+    /// `ServerName` and the names of `ServerAlias`, with `*` and `?` as they were written.
     pub fn names(self) -> Vec<String> {
         // SAFETY: as in `all`.
         let own = unsafe { (*self.raw()).server_hostname };
         // SAFETY: as in `all`.
         let aliases = unsafe { (*self.raw()).names };
+        // SAFETY: as in `all`.
+        let wild = unsafe { (*self.raw()).wild_names };
         // SAFETY: terminated where it is not null.
         let mut names: Vec<_> = unsafe { text(own) }.into_iter().collect();
-        // SAFETY: as in `all`; null where there are none.
-        let Some(aliases) = (unsafe { aliases.as_ref() }) else { return names };
-        for at in 0..usize::try_from(aliases.nelts).unwrap_or(0) {
-            // SAFETY: the array holds that many pointers to texts.
-            let alias = unsafe { aliases.elts.cast::<*const c_char>().add(at) };
-            // SAFETY: as above.
-            let alias = unsafe { alias.read() };
-            // SAFETY: terminated where it is not null.
-            names.extend(unsafe { text(alias) });
-        }
+        // SAFETY: null, or an array of texts.
+        names.extend(unsafe { texts(aliases) });
+        // SAFETY: as above.
+        names.extend(unsafe { texts(wild) });
         names
     }
+}
+
+/// # Safety
+///
+/// `array` is null or an array of terminated texts.
+unsafe fn texts(array: *const sys::apr_array_header_t) -> Vec<String> {
+    if array.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the caller's promise; one field is read.
+    let count = unsafe { (*array).nelts };
+    // SAFETY: as above.
+    let first = unsafe { (*array).elts }.cast::<*const c_char>();
+    let each = (0..usize::try_from(count).unwrap_or(0)).filter_map(|at| {
+        // SAFETY: the array holds that many pointers.
+        let place = unsafe { first.add(at) };
+        // SAFETY: as above.
+        let raw = unsafe { place.read() };
+        // SAFETY: the caller's promise.
+        unsafe { text(raw) }
+    });
+    each.collect()
 }
 
 /// # Safety
@@ -66,35 +84,44 @@ unsafe fn text(raw: *const c_char) -> Option<String> {
     (!raw.is_null()).then(|| unsafe { CStr::from_ptr(raw) }.to_string_lossy().into_owned())
 }
 
-/// An address that httpd listens on; the unspecified address stands for all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// The address.
-    pub address: IpAddr,
-    /// The port.
-    pub port: u16,
-}
-
-/// The addresses that httpd listens on. Called once httpd has opened them.
-pub fn listeners() -> Vec<Listener> {
+/// The addresses and ports that httpd listens on; the unspecified address stands for all. Called once httpd has opened them.
+pub fn listeners() -> Vec<(IpAddr, u16)> {
     let mut found = Vec::new();
     // SAFETY: httpd changes the list only while it reads its configuration.
-    let mut next = unsafe { sys::ap_listeners };
-    // SAFETY: an element of the list, or null at its end.
-    while let Some(listener) = unsafe { next.as_ref() } {
-        next = listener.next;
+    let mut listener = unsafe { sys::ap_listeners };
+    while !listener.is_null() {
+        // SAFETY: an element of the list; one field is read.
+        let address = unsafe { (*listener).bind_addr };
         // SAFETY: an address that httpd resolved, or null.
-        let Some(address) = (unsafe { listener.bind_addr.as_ref() }) else { continue };
-        let mut text: [c_char; 64] = [0; 64];
-        // SAFETY: the address lives, and APR writes a terminated text into 64 bytes.
-        let status = unsafe { sys::apr_sockaddr_ip_getbuf(text.as_mut_ptr(), 64, listener.bind_addr) };
-        // SAFETY: terminated by APR, and zeroed before.
-        let text = unsafe { CStr::from_ptr(text.as_ptr()) };
-        if let (sys::APR_SUCCESS, Ok(ip)) = (status, text.to_string_lossy().parse()) {
-            found.push(Listener { address: ip, port: address.port });
-        }
+        found.extend(unsafe { listener_at(address) });
+        // SAFETY: as above.
+        listener = unsafe { (*listener).next };
     }
     found
+}
+
+/// # Safety
+///
+/// `address` is null or an address of APR's.
+unsafe fn listener_at(address: *mut sys::apr_sockaddr_t) -> Option<(IpAddr, u16)> {
+    if address.is_null() {
+        return None;
+    }
+    let mut buffer: [c_char; 64] = [0; 64];
+    // SAFETY: the address lives, and APR writes a terminated text into 64 bytes.
+    let status = unsafe { sys::apr_sockaddr_ip_getbuf(buffer.as_mut_ptr(), 64, address) };
+    // SAFETY: terminated by APR, and zeroed before.
+    let text = unsafe { CStr::from_ptr(buffer.as_ptr()) };
+    // SAFETY: the caller's promise; one field is read.
+    let port = unsafe { (*address).port };
+    let ip = text.to_str().ok().filter(|_| status == sys::APR_SUCCESS)?.parse().ok()?;
+    Some((ip, port))
+}
+
+/// Whether a module is loaded; `name` is that of its record.
+pub fn has_module(name: &CStr) -> bool {
+    // SAFETY: the name is terminated, and httpd only looks through its list.
+    !unsafe { sys::ap_find_linked_module(name.as_ptr()) }.is_null()
 }
 
 /// Whether httpd only checks its configuration now and will read it again before it runs.

@@ -38,6 +38,9 @@ void usc_set_module_config(ap_conf_vector_t *vector, const module *m, void *valu
 int usc_connection_filtered(const request_rec *r)
 {
     const ap_filter_t *filter = r->connection->output_filters;
+    if (r->connection->master) {
+        return 1;
+    }
     for (; filter; filter = filter->next) {
         if (filter->frec->ftype < AP_FTYPE_NETWORK) {
             return 1;

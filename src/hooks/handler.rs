@@ -11,7 +11,7 @@ use crate::config::Section;
 use crate::ffi::brigade::{Body, Bytes};
 use crate::ffi::hook::{Answer, ContentHandler};
 use crate::ffi::log::Level;
-use crate::ffi::request::Request;
+use crate::ffi::request::{Proxied, Request};
 use crate::module::{Config, usp_storage_cache_module};
 use crate::semantics::line::Line;
 use crate::semantics::range::{self, Asked};
@@ -30,7 +30,13 @@ pub struct Handler;
 impl ContentHandler for Handler {
     fn run(request: &Request<'_>) -> Answer {
         let section = request.section::<Config>();
-        let Some(child) = CHILD.get().filter(|_| section.enabled()) else { return Answer::Declined };
+        let Some(child) = CHILD.get() else { return Answer::Declined };
+        if !section.enabled() {
+            if request.proxied() != Proxied::No {
+                trace(request, |line| write!(line, "not ours: {}", NotOurs::Disabled));
+            }
+            return Answer::Declined;
+        }
         match recognise(request, section, child) {
             Ok(ours) => {
                 trace(request, |line| write!(line, "recognised {}", ours.key.url()));
@@ -62,6 +68,10 @@ fn answer(request: &Request<'_>, section: &Section<'_>, child: &Child, ours: &Re
         finding.reports.iter().for_each(|line| report(request, line));
         let (entry, outcome) = match finding.found {
             Found::Entry(entry, outcome) => (entry, outcome),
+            // Who brings credentials of their own may see what is hidden from us.
+            Found::Absent(_) if !ours.is_sub && request.headers_in().get(c"Authorization").is_some() => {
+                return pass(request, Reason::NotFound);
+            }
             Found::Absent(status) => return absent(request, status),
             Found::Pass(reason) => return pass(request, reason),
         };
@@ -94,6 +104,7 @@ fn needed(request: &Request<'_>, ours: &Recognised, entry: &Entry) -> Range<u64>
 /// Sends the object, or the part of it that a sub-request asks for.
 fn serve(request: &Request<'_>, cache: &Cache, ours: &Recognised, entry: &Arc<Entry>, outcome: Outcome) -> Answer {
     set_fields(request, entry, outcome);
+    trace(request, |line| line.write_str(&String::from_utf8_lossy(outcome.cache_status().as_bytes())));
     tally::count(request, outcome);
     if ours.is_sub { serve_sub(request, ours, entry) } else { serve_main(request, cache, ours, entry) }
 }

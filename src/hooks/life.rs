@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CHILD, Child, recognise::OwnServer};
+use super::{CHILD, Child};
 use crate::cache::Cache;
+use crate::cache::own_server::OwnServer;
 use crate::config::{DEFAULT_MATCH, Host, Match};
 use crate::ffi::hook::{ChildInit, ChildStopping, PostConfig};
 use crate::ffi::log::Level;
@@ -50,7 +51,7 @@ impl ChildInit for Begin {
             }
         };
         let default_match = Match::new(DEFAULT_MATCH).expect("the default is a valid pattern");
-        CHILD.set(Child { cache, own: OwnServer::of(main), default_match, has_threads: server::has_threads() });
+        CHILD.set(Child { cache, own: own_server(main), default_match, has_threads: server::has_threads() });
     }
 }
 
@@ -72,6 +73,18 @@ impl ChildStopping for Stop {
 
 fn is_used(main: Server<'_>) -> bool {
     main.all().any(|server| server.host::<Config>().used)
+}
+
+/// What is known of the server once it listens.
+fn own_server(main: Server<'_>) -> OwnServer {
+    let sockets = |server: Server<'_>| {
+        let first = server.host::<Config>().sockets;
+        std::iter::successors(first, |socket| socket.next).map(|socket| socket.url.to_owned()).collect::<Vec<_>>()
+    };
+    // Without its interfaces the host is known by loopback addresses and by names.
+    let addresses = if_addrs::get_if_addrs().unwrap_or_default().iter().map(if_addrs::Interface::ip).collect();
+    let names: Vec<_> = main.all().flat_map(Server::names).collect();
+    OwnServer::new(server::listeners(), addresses, &names, main.all().flat_map(sockets).collect())
 }
 
 fn open(pool: Pool<'_>, main: Server<'_>) -> Result<Store, String> {

@@ -8,6 +8,7 @@ pub mod recognise;
 pub mod tally;
 
 use crate::cache::Cache;
+use crate::cache::own_server::OwnServer;
 use crate::ffi::child::Slot;
 
 /// What a child has, from `child_init` to its end.
@@ -17,7 +18,7 @@ static CHILD: Slot<Child> = Slot::new();
 pub struct Child {
     /// `None` where the store cannot be opened: then everything is declined.
     cache: Option<Cache>,
-    own: recognise::OwnServer,
+    own: OwnServer,
     default_match: crate::config::Match,
     /// Whether requests run in threads: without, httpd ends a child inside a signal handler.
     has_threads: bool,

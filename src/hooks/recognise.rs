@@ -1,14 +1,13 @@
 //! Which requests are ours (docs/architecture.md, "Who asks").
 
 use std::fmt;
-use std::net::IpAddr;
 
 use super::Child;
 use crate::cache::Reason;
 use crate::cache::key::{Key, NoKey, Upstream};
 use crate::config::{Credentials, RangeAnswer, Section};
 use crate::ffi::request::{Proxied, Request};
-use crate::ffi::server::{self, Server};
+use crate::module::Config;
 use crate::semantics::range::{self, Asked};
 
 /// What a request of ours asks for.
@@ -105,7 +104,11 @@ fn passed(
 ) -> Option<Reason> {
     // A sub-request inherits the client's own Authorization and body, which are not meant for storage.
     let is_signed = || upstream.is_signed() || (!ours.is_sub && has_aws_authorization(request));
-    if *credentials == Credentials::None && is_signed() {
+    if child.own.may_be_socket(upstream.url()) {
+        Some(Reason::Socket)
+    } else if request.section::<Config>().preserves_host() {
+        Some(Reason::PreservedHost)
+    } else if *credentials == Credentials::None && is_signed() {
         Some(Reason::ForeignSignature)
     } else if !ours.is_sub && has_body(request) {
         Some(Reason::Body)
@@ -125,63 +128,4 @@ fn has_aws_authorization(request: &Request<'_>) -> bool {
 fn has_body(request: &Request<'_>) -> bool {
     let fields = request.headers_in();
     fields.get(c"Content-Length").is_some_and(|len| len != c"0") || fields.get(c"Transfer-Encoding").is_some()
-}
-
-/// The names, addresses and ports of this httpd, which a fill must not ask: it would wait for its own workers.
-pub struct OwnServer {
-    listeners: Vec<server::Listener>,
-    names: Vec<String>,
-}
-
-impl OwnServer {
-    /// What is known once httpd listens.
-    pub fn of(main: Server<'_>) -> Self {
-        let names = main.all().flat_map(Server::names).map(|name| name.to_ascii_lowercase()).collect();
-        Self { listeners: server::listeners(), names }
-    }
-
-    fn is(&self, host: &[u8], port: u16) -> bool {
-        self.listeners.iter().any(|listener| listener.port == port) && self.is_own_host(host, port)
-    }
-
-    fn is_own_host(&self, host: &[u8], port: u16) -> bool {
-        let host = String::from_utf8_lossy(host).to_ascii_lowercase();
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let Ok(address) = literal else { return host == "localhost" || self.names.contains(&host) };
-        let listens_there = |l: &server::Listener| {
-            l.port == port && (l.address == address || (l.address.is_unspecified() && address.is_loopback()))
-        };
-        address.is_unspecified() || self.listeners.iter().any(listens_there)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_server_is_known_by_its_ports_and_names() {
-        let listener = |address: &str, port| server::Listener { address: address.parse().expect("an address"), port };
-        let own = OwnServer {
-            listeners: vec![listener("0.0.0.0", 80), listener("127.0.0.1", 8081), listener("10.0.0.5", 8082)],
-            names: vec!["origin.example".into()],
-        };
-        let rows = [
-            ("localhost", 8081, true),
-            ("LOCALHOST", 80, true),
-            ("127.0.0.1", 8081, true),
-            ("127.0.0.1", 80, true),
-            ("[::1]", 80, true),
-            ("127.0.0.1", 9000, false),
-            ("127.0.0.1", 8082, false),
-            ("10.0.0.5", 8082, true),
-            ("0.0.0.0", 8081, true),
-            ("origin.example", 80, true),
-            ("bucket.s3.amazonaws.com", 80, false),
-            ("10.0.0.6", 80, false),
-        ];
-        for (host, port, want) in rows {
-            assert_eq!(own.is(host.as_bytes(), port), want, "{host}:{port}");
-        }
-    }
 }
