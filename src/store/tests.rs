@@ -76,6 +76,18 @@ fn what_is_published_is_served_byte_for_byte() {
 }
 
 #[test]
+fn an_entry_is_as_old_as_the_request_that_fetched_it() {
+    let case = Case::new();
+    let lock = case.store.lock(case.name.clone()).expect("a lock file").expect("free");
+    let (url, scope) = (URL.into(), "id".into());
+    let meta = Meta { url, scope, fetched_at: 5000, initial_age_secs: 7, ..Meta::default() };
+    Fill::begin(lock, &meta).and_then(Fill::publish).expect("a fill");
+    let entry = case.entry().expect("an entry");
+    assert_eq!((entry.age_secs(5010), entry.ttl_secs(5010, 60)), (17, Some(50)));
+    assert_eq!((entry.ttl_secs(5060, 60), entry.ttl_secs(4999, 60)), (None, None));
+}
+
+#[test]
 fn the_store_is_the_users_alone() {
     let case = Case::new();
     case.fill(URL, b"x", 1).expect("a fill");

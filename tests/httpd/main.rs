@@ -13,6 +13,7 @@ mod s3;
 mod server;
 mod site;
 mod storage;
+mod upstream;
 mod wait;
 
 mod config;
