@@ -119,6 +119,8 @@ impl Span {
 pub struct Head {
     /// Where the parts of the file lie.
     pub layout: Layout,
+    /// When storage was asked for the version, in seconds since 1970.
+    pub fetched_at: u64,
     /// The answer's own age when it was fetched, in seconds.
     pub initial_age_secs: u32,
     /// The canonical URL.
@@ -189,6 +191,7 @@ impl Head {
         }
         (texts.at == head.len()).then_some(Self {
             layout,
+            fetched_at: u64_at(head, 56)?,
             initial_age_secs: u32_at(head, 64)?,
             url,
             scope,
@@ -265,7 +268,7 @@ mod tests {
             let head = Head::decode(&file).expect("a whole file");
             let text = |span: Span| &file[span.text()];
             assert_eq!((text(head.url), text(head.scope)), (meta.url.as_bytes(), meta.scope.as_bytes()));
-            assert_eq!((u64_at(&file, 56), head.initial_age_secs), (Some(meta.fetched_at), 7));
+            assert_eq!((head.fetched_at, head.initial_age_secs), (meta.fetched_at, 7));
             let fields: Vec<_> = head.fields.iter().map(|(n, v)| (text(*n), text(*v))).collect();
             assert_eq!(fields, [(&b"ETag"[..], &b"\"1\""[..]), (b"X-Empty", b"")]);
         }
