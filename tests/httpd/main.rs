@@ -23,6 +23,7 @@ mod faults;
 mod fills;
 mod hostile;
 mod mpm;
+mod panics;
 mod ranges;
 mod recipe;
 mod recognise;
