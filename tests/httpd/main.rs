@@ -13,7 +13,6 @@ mod s3;
 mod server;
 mod site;
 mod storage;
-mod upstream;
 mod wait;
 
 mod config;
@@ -30,3 +29,4 @@ mod recognise;
 mod replay;
 mod restart;
 mod signing;
+mod upstream;
