@@ -176,7 +176,10 @@ fn failure(error: Error) -> Failure {
     match error {
         Error::Timeout(ureq::Timeout::Connect) => Failure::TimedOut("UspStorageCacheConnectTimeout"),
         Error::Timeout(_) => Failure::TimedOut("UspStorageCacheTimeout"),
-        Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => Failure::Unreachable(e.to_string()),
+        // Invalid data is what TLS calls a certificate that it does not take.
+        Error::Io(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidData) => {
+            Failure::Unreachable(e.to_string())
+        }
         Error::HostNotFound | Error::ConnectionFailed | Error::Tls(_) | Error::Rustls(_) => {
             Failure::Unreachable(error.to_string())
         }
