@@ -34,6 +34,7 @@ soak: ## As test, with full counts
 check: ## Format, lints with and without httpd, tests without httpd, docs
 	tests/setup build
 	$(CARGO) fmt --check
+	rustfmt --edition 2024 --config-path . --check tests/fuzz/targets/*.rs
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
 	$(CARGO) test --no-default-features
