@@ -266,8 +266,9 @@ impl Cache {
         let begun = Instant::now();
         let rules = Rules::of(ask.section);
         self.tell_region(ask, &rules, reports);
-        let asked_at = SystemTime::now();
-        let answer = match self.client.get(ask.key, &rules, asked_at) {
+        // The clock that requests are held against: another one, that is a tick ahead, would put the entry into the future.
+        let asked_at = Duration::from_millis(now_ms());
+        let answer = match self.client.get(ask.key, &rules, SystemTime::UNIX_EPOCH + asked_at) {
             Ok(answer) => answer,
             Err(Failure::Status(status @ (404 | 410))) => {
                 if let Some(entry) = held {
@@ -352,13 +353,13 @@ fn fresh(entry: Arc<Entry>, ask: &Ask<'_>) -> Option<Found> {
     Some(Found::Entry(entry, Outcome::Hit { ttl_secs }))
 }
 
-fn store_answer(key: &Key, lock: KeyLock<'_>, answer: Answer, len: u64, asked_at: SystemTime) -> Result<(), Failure> {
-    let since_1970 = asked_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+/// Writes an answer of `len` bytes into the store; `asked_at` counts from 1970.
+fn store_answer(key: &Key, lock: KeyLock<'_>, answer: Answer, len: u64, asked_at: Duration) -> Result<(), Failure> {
     let meta = Meta {
         url: key.url().into(),
         scope: key.scope().into(),
         body_len: len,
-        fetched_at: since_1970.as_secs(),
+        fetched_at: asked_at.as_secs(),
         initial_age_secs: answer.age_secs,
         fields: answer.fields,
     };

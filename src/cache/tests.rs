@@ -210,3 +210,21 @@ fn an_object_of_no_bytes_is_an_object() {
     let case = Case::new(storage.port, Section::default());
     assert_eq!(case.outcome(), "0 bytes, usp-storage-cache; fwd=uri-miss; fwd-status=200; stored");
 }
+
+#[test]
+fn what_was_just_filled_is_never_in_the_future() {
+    let storage = Storage::new(OK);
+    let case = Case::new(storage.port, Section::default());
+    // Long enough to cross the beginning of a second, which is where clocks that differ by a tick would disagree.
+    let end = now_ms() + 1100;
+    let mut fills = 0;
+    while now_ms() < end {
+        let filename = format!("proxy:http://127.0.0.1:{}/{fills}.ism", storage.port);
+        let key = Upstream::parse(filename.as_bytes()).expect("a URL").key("", true).expect("a key");
+        let find = || case.cache.find(&Ask { key: &key, section: &case.section, may_fill: true, now_ms: now_ms() });
+        let [first, second] = [find(), find()].map(|finding| outcome(&finding.found));
+        assert!(first.ends_with("stored") && second.contains("; hit; "), "{first}, then {second}");
+        fills += 1;
+    }
+    assert_eq!(storage.asked(), fills);
+}
