@@ -223,7 +223,7 @@ fn an_answer_without_a_length_is_remembered() {
 fn a_bucket_that_is_not_there_is_no_absent_object() {
     let site = Site::new();
     let body = "<Error><Code>NoSuchBucket</Code></Error>";
-    let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let answer = format!("HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     site.storage.fail(FILM, Whom::Everyone, raw(&answer));
     for proxied in 1..3 {
         let answer = site.get(FILM);
