@@ -7,7 +7,6 @@ use crate::cache::Reason;
 use crate::cache::key::{Key, NoKey, Upstream};
 use crate::config::{Credentials, RangeAnswer, Section};
 use crate::ffi::request::{Proxied, Request};
-use crate::module::Config;
 use crate::semantics::range::{self, Asked};
 
 /// What a request of ours asks for.
@@ -74,13 +73,12 @@ pub fn recognise(request: &Request<'_>, section: &Section<'_>, child: &Child) ->
     if !section.matching().unwrap_or(&child.default_match).is_match(&path) {
         return Err(NotOurs::NotMatched);
     }
-    let credentials = section.credentials();
-    let key = upstream.key(credentials.scope(), section.ignore_query()).map_err(|no_key| match no_key {
+    let key = upstream.key(section.credentials().scope(), section.ignore_query()).map_err(|no_key| match no_key {
         NoKey::SubResource => NotOurs::Passed(Reason::SubResource),
         other => NotOurs::Url(other),
     })?;
     let ours = Recognised { key, asked: asked(request, section, is_sub, is_head), is_sub, is_head };
-    match passed(request, &upstream, &credentials, child, &ours) {
+    match passed(request, &upstream, section, child, &ours) {
         Some(reason) => Err(NotOurs::Passed(reason)),
         None => Ok(ours),
     }
@@ -98,7 +96,7 @@ fn asked(request: &Request<'_>, section: &Section<'_>, is_sub: bool, is_head: bo
 fn passed(
     request: &Request<'_>,
     upstream: &Upstream<'_>,
-    credentials: &Credentials<'_>,
+    section: &Section<'_>,
     child: &Child,
     ours: &Recognised,
 ) -> Option<Reason> {
@@ -106,9 +104,9 @@ fn passed(
     let is_signed = || upstream.is_signed() || (!ours.is_sub && has_aws_authorization(request));
     if child.own.may_be_socket(upstream.url()) {
         Some(Reason::Socket)
-    } else if request.section::<Config>().preserves_host() {
+    } else if section.preserves_host() {
         Some(Reason::PreservedHost)
-    } else if *credentials == Credentials::None && is_signed() {
+    } else if section.credentials() == Credentials::None && is_signed() {
         Some(Reason::ForeignSignature)
     } else if !ours.is_sub && has_body(request) {
         Some(Reason::Body)

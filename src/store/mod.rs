@@ -44,7 +44,6 @@ pub struct Limits {
 
 /// The store's directory, open.
 pub struct Store {
-    path: PathBuf,
     entries: OwnedFd,
     fills: OwnedFd,
     locks: File,
@@ -106,19 +105,7 @@ impl Store {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let locks = rustix::fs::openat(&v1, "locks", flags, Mode::RUSR | Mode::WUSR)
             .map_err(|e| Unfit::Io(root.join("v1/locks"), e.into()))?;
-        Ok(Self {
-            path: root.into(),
-            entries,
-            fills,
-            locks: locks.into(),
-            locked: Mutex::default(),
-            space: space::Space::new(limits),
-        })
-    }
-
-    /// The directory that it was opened in.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { entries, fills, locks: locks.into(), locked: Mutex::default(), space: space::Space::new(limits) })
     }
 
     /// The entry of `url` in `scope`. What is there and cannot be used is removed.
