@@ -7,19 +7,9 @@ use std::process::Command;
 
 use crate::client::Response;
 use crate::content::{Random, content};
-use crate::site::{Site, is_hit, sub};
+use crate::site::{BODY_LEN, FILM, Site, is_hit, sub, with_film};
 use crate::storage::Object;
 use crate::wait::rounds;
-
-const FILM: &str = "/film.ism";
-/// A body of more than two blocks.
-const BODY_LEN: usize = 600_000;
-
-fn site() -> Site {
-    let site = Site::new();
-    site.fill(FILM, Object::new(content(30, BODY_LEN)));
-    site
-}
 
 /// A way to spoil an entry's file while httpd is down.
 struct Damage {
@@ -141,7 +131,7 @@ fn a_bit_flipped_anywhere_changes_no_answer() {
 
 #[test]
 fn only_the_part_that_is_asked_for_has_to_be_whole_before_it_is_served() {
-    let mut site = site();
+    let mut site = with_film();
     site.httpd.stop();
     let entry = site.entry(FILM);
     flip(&entry, fs::metadata(&entry).expect("it is there").len() - 10, 0);
@@ -157,7 +147,7 @@ fn only_the_part_that_is_asked_for_has_to_be_whole_before_it_is_served() {
 
 #[test]
 fn an_entry_under_another_entrys_name_is_a_miss() {
-    let mut site = site();
+    let mut site = with_film();
     site.fill("/other.ism", Object::new("other"));
     site.httpd.stop();
     let entries = site.httpd.entries();
@@ -224,7 +214,7 @@ fn misses_and_answers(number: u64, damage: &Damage) {
 
 #[test]
 fn an_entry_with_more_bytes_than_it_should_have_gives_the_right_ones() {
-    let mut site = site();
+    let mut site = with_film();
     site.httpd.stop();
     resize(&site.entry(FILM), |length| length + 10_000);
     site.httpd.start_again();
@@ -233,7 +223,7 @@ fn an_entry_with_more_bytes_than_it_should_have_gives_the_right_ones() {
 
 #[test]
 fn files_that_are_not_the_stores_are_left_alone() {
-    let mut site = site();
+    let mut site = with_film();
     site.httpd.stop();
     let foreign = site.httpd.path("store/v1/entries/README");
     File::create(&foreign).expect("it can be made");

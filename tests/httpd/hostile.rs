@@ -9,18 +9,9 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::client::{self, Connection, Request};
 use crate::content::content;
 use crate::origin::Sub;
-use crate::site::{STORED, Site, is_hit, sub};
+use crate::site::{BODY_LEN, FILM, STORED, Site, is_hit, sub, with_film};
 use crate::storage::Object;
 use crate::wait::rounds;
-
-const FILM: &str = "/film.ism";
-const BODY_LEN: usize = 600_000;
-
-fn site() -> Site {
-    let site = Site::new();
-    site.fill(FILM, Object::new(content(30, BODY_LEN)));
-    site
-}
 
 /// The child is the one it was, and serves.
 fn lives(site: &Site, child: u32, after: &str) {
@@ -76,7 +67,7 @@ fn targets() -> Vec<Vec<u8>> {
 
 #[test]
 fn any_target_of_a_main_request_gets_an_answer() {
-    let site = site();
+    let site = with_film();
     let child = site.httpd.child();
     for target in targets() {
         let shown = String::from_utf8_lossy(&target[..target.len().min(60)]).into_owned();
@@ -90,7 +81,7 @@ fn any_target_of_a_main_request_gets_an_answer() {
 
 #[test]
 fn any_uri_of_a_sub_request_gets_an_answer() {
-    let site = site();
+    let site = with_film();
     let child = site.httpd.child();
     for target in targets() {
         let shown = String::from_utf8_lossy(&target[..target.len().min(60)]).into_owned();
@@ -156,7 +147,7 @@ fn ranges() -> Vec<Vec<u8>> {
 
 #[test]
 fn any_range_gets_an_answer() {
-    let site = site();
+    let site = with_film();
     let child = site.httpd.child();
     for range in ranges() {
         let shown = String::from_utf8_lossy(&range[..range.len().min(60)]).into_owned();
@@ -189,7 +180,7 @@ const FIELDS: &[(&str, &[u8])] = &[
 
 #[test]
 fn any_header_gets_an_answer() {
-    let site = site();
+    let site = with_film();
     let child = site.httpd.child();
     for (name, value) in FIELDS {
         let mut request = format!("GET /store{FILM} HTTP/1.1\r\nConnection: close\r\n").into_bytes();
@@ -208,7 +199,7 @@ fn any_header_gets_an_answer() {
 
 #[test]
 fn bytes_that_are_no_request_are_httpds_own_business() {
-    let site = site();
+    let site = with_film();
     let child = site.httpd.child();
     for bytes in [
         &b"\0\0\0\0\r\n\r\n"[..],
@@ -225,7 +216,7 @@ fn bytes_that_are_no_request_are_httpds_own_business() {
 
 #[test]
 fn random_requests_get_answers() {
-    let site = site();
+    let site = with_film();
     let child = site.httpd.child();
     let cases = u32::try_from(rounds(300, 20_000)).expect("a small number");
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
@@ -247,7 +238,7 @@ fn random_requests_get_answers() {
 
 #[test]
 fn clients_that_leave_in_the_middle_of_an_answer_leave_nothing_behind() {
-    let site = site();
+    let site = with_film();
     let child = site.httpd.child();
     site.fill("/large.mp4", Object::new(content(32, 20 << 20)));
     let mappings =
@@ -266,7 +257,7 @@ fn clients_that_leave_in_the_middle_of_an_answer_leave_nothing_behind() {
 
 #[test]
 fn a_store_that_vanishes_under_a_running_httpd_costs_no_request() {
-    let site = site();
+    let site = with_film();
     let child = site.httpd.child();
     fs::remove_dir_all(site.httpd.path("store/v1")).expect("it can be removed");
     site.storage.put("/new.ism", Object::new("new"));

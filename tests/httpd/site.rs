@@ -9,9 +9,21 @@ use std::path::PathBuf;
 use sha2::{Digest, Sha256};
 
 use crate::client::{Request, Response};
+use crate::content::content;
 use crate::origin::{ENDPOINT, Sub, Subs};
 use crate::server::{Conf, Httpd};
 use crate::storage::{Object, Storage};
+
+/// The film of [`with_film`]; its body has more than two blocks.
+pub(crate) const FILM: &str = "/film.ism";
+pub(crate) const BODY_LEN: usize = 600_000;
+
+/// The usual site, with a film that has been filled.
+pub(crate) fn with_film() -> Site {
+    let site = Site::new();
+    site.fill(FILM, Object::new(content(30, BODY_LEN)));
+    site
+}
 
 pub(crate) struct Site {
     pub(crate) httpd: Httpd,
