@@ -13,9 +13,13 @@
 
 use std::ffi::CStr;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use regex::bytes::Regex;
+
+use crate::semantics::freshness::Policy;
+use crate::store::format::BLOCK_LEN;
 
 /// What `UspStorageCacheMatch` is where it is not set.
 pub const DEFAULT_MATCH: &str = r"\.(?i:ism|mp4)$";
@@ -64,7 +68,7 @@ pub fn socket_url(line: &str) -> Option<&str> {
 }
 
 /// Every directive of the module.
-pub static DIRECTIVES: [Directive; 17] = [
+pub static DIRECTIVES: [Directive; 25] = [
     Directive {
         name: c"UspStorageCache",
         usage: c"on|off (off): serve manifests and index MP4s from the store",
@@ -91,9 +95,24 @@ pub static DIRECTIVES: [Directive; 17] = [
         set: Set::Section(|s, v| put(&mut s.range, range_answer(v))),
     },
     Directive {
+        name: c"UspStorageCacheHonor",
+        usage: c"on|off (off): whether storage's own Cache-Control, Expires, Age and Vary count",
+        set: Set::Section(|s, v| put(&mut s.honor, on_off(v))),
+    },
+    Directive {
         name: c"UspStorageCacheExpire",
         usage: c"seconds (7200): how long an object is served before storage is asked again",
         set: Set::Section(|s, v| put(&mut s.expire, seconds(v, 0))),
+    },
+    Directive {
+        name: c"UspStorageCacheStaleWhileRevalidate",
+        usage: c"seconds (300): how long a stale object is served while storage is asked",
+        set: Set::Section(|s, v| put(&mut s.stale_while_revalidate, seconds(v, 0))),
+    },
+    Directive {
+        name: c"UspStorageCacheStaleIfError",
+        usage: c"seconds (86400): how long a stale object is served if storage fails",
+        set: Set::Section(|s, v| put(&mut s.stale_if_error, seconds(v, 0))),
     },
     Directive {
         name: c"UspStorageCacheNegativeExpire",
@@ -109,6 +128,21 @@ pub static DIRECTIVES: [Directive; 17] = [
         name: c"UspStorageCacheTimeout",
         usage: c"seconds (10): for storage's first byte, and for each next piece",
         set: Set::Section(|s, v| put(&mut s.timeout, seconds(v, 1))),
+    },
+    Directive {
+        name: c"UspStorageCacheWait",
+        usage: c"seconds (10): how long a request waits for a fill that makes no progress",
+        set: Set::Section(|s, v| put(&mut s.wait, seconds(v, 1))),
+    },
+    Directive {
+        name: c"UspStorageCachePartSize",
+        usage: c"bytes (4M): what one request of a fill asks for",
+        set: Set::Section(|s, v| put(&mut s.part_len, part_len(v))),
+    },
+    Directive {
+        name: c"UspStorageCachePrefetch",
+        usage: c"on|off (on): whether the indexes that a manifest names are filled with it",
+        set: Set::Section(|s, v| put(&mut s.prefetch, on_off(v))),
     },
     Directive {
         name: c"S3AccessKey",
@@ -150,6 +184,16 @@ pub static DIRECTIVES: [Directive; 17] = [
         usage: c"bytes (1G): disk space that the store leaves free",
         set: Set::Host(|h, v| put(&mut h.free_len_min, bytes_or_zero(v))),
     },
+    Directive {
+        name: c"UspStorageCacheConnections",
+        usage: c"number (128): connections to storage that all children have at a time",
+        set: Set::Host(|h, v| put(&mut h.connections, number(v, 1..=4096))),
+    },
+    Directive {
+        name: c"UspStorageCacheFillThreads",
+        usage: c"number (8): threads of a child that fetch",
+        set: Set::Host(|h, v| put(&mut h.fill_threads, number(v, 1..=64))),
+    },
 ];
 
 /// What a ranged sub-request gets.
@@ -185,10 +229,16 @@ pub struct Section<'c> {
     object_len_max: Option<u64>,
     ignore_query: Option<bool>,
     range: Option<RangeAnswer>,
+    honor: Option<bool>,
     expire: Option<u32>,
+    stale_while_revalidate: Option<u32>,
+    stale_if_error: Option<u32>,
     negative_expire: Option<u32>,
     connect_timeout: Option<u32>,
     timeout: Option<u32>,
+    wait: Option<u32>,
+    part_len: Option<u64>,
+    prefetch: Option<bool>,
     preserve_host: Option<bool>,
     access_key: Option<&'c str>,
     secret_key: Option<&'c str>,
@@ -206,10 +256,16 @@ impl<'c> Section<'c> {
             object_len_max: inner.object_len_max.or(outer.object_len_max),
             ignore_query: inner.ignore_query.or(outer.ignore_query),
             range: inner.range.or(outer.range),
+            honor: inner.honor.or(outer.honor),
             expire: inner.expire.or(outer.expire),
+            stale_while_revalidate: inner.stale_while_revalidate.or(outer.stale_while_revalidate),
+            stale_if_error: inner.stale_if_error.or(outer.stale_if_error),
             negative_expire: inner.negative_expire.or(outer.negative_expire),
             connect_timeout: inner.connect_timeout.or(outer.connect_timeout),
             timeout: inner.timeout.or(outer.timeout),
+            wait: inner.wait.or(outer.wait),
+            part_len: inner.part_len.or(outer.part_len),
+            prefetch: inner.prefetch.or(outer.prefetch),
             preserve_host: inner.preserve_host.or(outer.preserve_host),
             access_key: inner.access_key.or(outer.access_key),
             secret_key: inner.secret_key.or(outer.secret_key),
@@ -264,6 +320,16 @@ impl<'c> Section<'c> {
         self.expire.unwrap_or(7200)
     }
 
+    /// How long an entry may be served, fresh and stale.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            honor: self.honor.unwrap_or(false),
+            expire_secs: self.expire_secs(),
+            stale_while_revalidate_secs: self.stale_while_revalidate.unwrap_or(300),
+            stale_if_error_secs: self.stale_if_error.unwrap_or(86400),
+        }
+    }
+
     /// Seconds that an absent or refused object is remembered.
     pub fn negative_expire_secs(&self) -> u32 {
         self.negative_expire.unwrap_or(5)
@@ -277,6 +343,21 @@ impl<'c> Section<'c> {
     /// How long storage may be silent.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout.unwrap_or(10).into())
+    }
+
+    /// How long a request waits for a fill that makes no progress.
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait.unwrap_or(10).into())
+    }
+
+    /// The bytes that one request of a fill asks for: whole blocks.
+    pub fn part_len(&self) -> u64 {
+        self.part_len.unwrap_or(4 << 20)
+    }
+
+    /// Whether the indexes that a manifest names are filled together with it.
+    pub fn prefetches(&self) -> bool {
+        self.prefetch.unwrap_or(true)
     }
 
     /// The credentials that the `S3…` directives name.
@@ -339,6 +420,8 @@ pub struct Host<'c> {
     root: Option<&'c str>,
     store_len_max: Option<u64>,
     free_len_min: Option<u64>,
+    connections: Option<u32>,
+    fill_threads: Option<u32>,
     /// Whether any section of this server switches the module on.
     pub used: bool,
     /// Upstream URLs of this server that stand for a socket.
@@ -373,6 +456,16 @@ impl<'c> Host<'c> {
     pub fn free_len_min(&self) -> u64 {
         self.free_len_min.unwrap_or(1 << 30)
     }
+
+    /// Connections to storage that all children together may have at a time.
+    pub fn connections(&self) -> u32 {
+        self.connections.unwrap_or(128)
+    }
+
+    /// Threads of one child that fetch.
+    pub fn fill_threads(&self) -> u32 {
+        self.fill_threads.unwrap_or(8)
+    }
 }
 
 fn put<T>(field: &mut Option<T>, value: Result<T, Invalid>) -> Result<(), Invalid> {
@@ -400,8 +493,20 @@ fn range_answer(value: &str) -> Result<RangeAnswer, Invalid> {
 
 fn seconds(value: &str, least: u32) -> Result<u32, Invalid> {
     let most = 10 * 365 * 86400;
-    let invalid = || Invalid(format!("a whole number of seconds from {least} to {most}"));
-    digits(value).and_then(|n| u32::try_from(n).ok()).filter(|n| (least..=most).contains(n)).ok_or_else(invalid)
+    let invalid = |_| Invalid(format!("a whole number of seconds from {least} to {most}"));
+    number(value, least..=most).map_err(invalid)
+}
+
+fn number(value: &str, within: RangeInclusive<u32>) -> Result<u32, Invalid> {
+    let invalid = || Invalid(format!("a whole number from {} to {}", within.start(), within.end()));
+    digits(value).and_then(|n| u32::try_from(n).ok()).filter(|n| within.contains(n)).ok_or_else(invalid)
+}
+
+/// At least a block, rounded up to whole blocks.
+fn part_len(value: &str) -> Result<u64, Invalid> {
+    let want = "a number of bytes from 256K on, with K, M, G or T for its multiples of 1024 (4M for example)";
+    let len = byte_count(value).filter(|n| *n >= BLOCK_LEN).ok_or_else(|| Invalid(want.into()))?;
+    Ok(len.next_multiple_of(BLOCK_LEN))
 }
 
 fn bytes(value: &str) -> Result<u64, Invalid> {
@@ -467,6 +572,74 @@ mod tests {
             [("0", 0, Some(0)), ("0", 1, None), ("7200", 0, Some(7200)), ("1h", 0, None), ("99999999999", 0, None)];
         for (value, least, want) in rows {
             assert_eq!(seconds(value, least).ok(), want, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_whole_blocks() {
+        let rows = [
+            ("262143", None),
+            ("0", None),
+            ("256", None),
+            ("256K", Some(256 << 10)),
+            ("262145", Some(512 << 10)),
+            ("1000000", Some(1 << 20)),
+            ("4M", Some(4 << 20)),
+            ("9223372036854775807", Some(1 << 63)),
+        ];
+        for (value, want) in rows {
+            assert_eq!(part_len(value).ok(), want, "{value:?}");
+        }
+    }
+
+    /// Sets a directive of `section` or `host` as httpd does.
+    fn set<'c>(section: &mut Section<'c>, host: &mut Host<'c>, name: &str, value: &'c str) -> Result<(), Invalid> {
+        let directive = DIRECTIVES.iter().find(|d| d.name.to_str() == Ok(name)).expect(name);
+        match directive.set {
+            Set::Section(set) => set(section, value),
+            Set::Host(set) => set(host, value),
+            Set::Match => panic!("{name} is compiled by its caller"),
+        }
+    }
+
+    #[test]
+    fn counts_of_the_host_are_bounded() {
+        let rows = [
+            ("UspStorageCacheConnections", "0", None),
+            ("UspStorageCacheConnections", "1", Some(1)),
+            ("UspStorageCacheConnections", "4096", Some(4096)),
+            ("UspStorageCacheConnections", "4097", None),
+            ("UspStorageCacheFillThreads", "0", None),
+            ("UspStorageCacheFillThreads", "64", Some(64)),
+            ("UspStorageCacheFillThreads", "65", None),
+            ("UspStorageCacheFillThreads", "8K", None),
+        ];
+        for (name, value, want) in rows {
+            let (mut section, mut host) = (Section::default(), Host::default());
+            let got = set(&mut section, &mut host, name, value).ok();
+            let got = got.map(|()| if name.ends_with("Threads") { host.fill_threads() } else { host.connections() });
+            assert_eq!(got, want, "{name} {value}");
+        }
+        assert_eq!((Host::default().connections(), Host::default().fill_threads()), (128, 8));
+    }
+
+    #[test]
+    fn each_directive_of_freshness_and_fills_sets_merges_and_has_a_default() {
+        type Shown = fn(&Section<'_>) -> u64;
+        let rows: [(&str, &str, u64, u64, Shown); 7] = [
+            ("UspStorageCacheHonor", "on", 1, 0, |s| s.policy().honor.into()),
+            ("UspStorageCacheExpire", "0", 0, 7200, |s| s.policy().expire_secs.into()),
+            ("UspStorageCacheStaleWhileRevalidate", "0", 0, 300, |s| s.policy().stale_while_revalidate_secs.into()),
+            ("UspStorageCacheStaleIfError", "60", 60, 86400, |s| s.policy().stale_if_error_secs.into()),
+            ("UspStorageCacheWait", "1", 1, 10, |s| s.wait().as_secs()),
+            ("UspStorageCachePartSize", "1M", 1 << 20, 4 << 20, |s| s.part_len()),
+            ("UspStorageCachePrefetch", "off", 0, 1, |s| s.prefetches().into()),
+        ];
+        for (name, value, want, default, shown) in rows {
+            let (open, mut said) = (Section::default(), Section::default());
+            set(&mut said, &mut Host::default(), name, value).expect(name);
+            let merged = [Section::merge(&open, &said), Section::merge(&said, &open), open];
+            assert_eq!(merged.map(|section| shown(&section)), [want, want, default], "{name} {value}");
         }
     }
 

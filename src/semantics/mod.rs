@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod fields;
+pub mod freshness;
 pub mod line;
 pub mod range;

@@ -26,6 +26,16 @@ const NONSENSE: &[(&str, &str, &str)] = &[
     ("UspStorageCacheTimeout", "0", "seconds"),
     ("UspStorageCacheTimeout", "1e3", "seconds"),
     ("UspStorageCacheNegativeExpire", "x", "seconds"),
+    ("UspStorageCacheHonor", "perhaps", "on"),
+    ("UspStorageCacheStaleWhileRevalidate", "-1", "seconds"),
+    ("UspStorageCacheStaleIfError", "1d", "seconds"),
+    ("UspStorageCacheWait", "0", "seconds"),
+    ("UspStorageCachePartSize", "255K", "256K"),
+    ("UspStorageCachePartSize", "0", "bytes"),
+    ("UspStorageCachePrefetch", "some", "on"),
+    ("UspStorageCacheConnections", "0", "4096"),
+    ("UspStorageCacheConnections", "4097", "4096"),
+    ("UspStorageCacheFillThreads", "65", "64"),
     ("UspStorageCacheMaxSize", "10Q", "K"),
     ("UspStorageCacheMaxSize", "lots", "bytes"),
     ("UspStorageCacheMinFree", "abc", "bytes"),
@@ -51,9 +61,15 @@ const ANYWHERE: &[(&str, &[&str])] = &[
     ("UspStorageCacheIgnoreQueryString", &["on", "off"]),
     ("UspStorageCacheRange", &["partial", "full"]),
     ("UspStorageCacheExpire", &["7200", "1"]),
+    ("UspStorageCacheHonor", &["on", "off"]),
+    ("UspStorageCacheStaleWhileRevalidate", &["300", "0"]),
+    ("UspStorageCacheStaleIfError", &["86400", "0"]),
     ("UspStorageCacheConnectTimeout", &["5", "1"]),
     ("UspStorageCacheTimeout", &["10", "1"]),
     ("UspStorageCacheNegativeExpire", &["5", "0"]),
+    ("UspStorageCacheWait", &["10", "1"]),
+    ("UspStorageCachePartSize", &["4M", "256K", "300000"]),
+    ("UspStorageCachePrefetch", &["on", "off"]),
     ("S3AccessKey", &["AKIDEXAMPLE"]),
     ("S3SecretKey", &["a/b+c="]),
     ("S3SecurityToken", &["token"]),
@@ -79,7 +95,14 @@ fn every_directive_is_taken_in_server_vhost_location_and_proxy() {
 
 #[test]
 fn what_belongs_to_the_main_server_is_refused_elsewhere_and_told_where_it_goes() {
-    for line in ["UspStorageCacheRoot \"@DIR@/other\"", "UspStorageCacheMaxSize 10G", "UspStorageCacheMinFree 1G"] {
+    let lines = [
+        "UspStorageCacheRoot \"@DIR@/other\"",
+        "UspStorageCacheMaxSize 10G",
+        "UspStorageCacheMinFree 1G",
+        "UspStorageCacheConnections 128",
+        "UspStorageCacheFillThreads 8",
+    ];
+    for line in lines {
         let directive = line.split(' ').next().unwrap_or_default();
         let (right, said) = check(&Conf::new(format!("{line}\n")));
         assert!(right, "{said}");
