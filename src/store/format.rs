@@ -20,7 +20,9 @@ const FORMAT: u32 = 1;
 /// A body begins at a multiple of this.
 pub const PAGE_LEN: u64 = 4096;
 /// Where the URL begins.
-const TEXTS_AT: usize = 128;
+pub(super) const TEXTS_AT: usize = FIXED_LEN as usize;
+/// The bytes of a head that are laid out the same in every file.
+pub const FIXED_LEN: u64 = 128;
 /// No head is longer: storage's fields are bounded by the client that reads them.
 const HEAD_LEN_MAX: u64 = 1 << 20;
 
@@ -33,12 +35,23 @@ pub struct Meta {
     pub scope: String,
     /// The length of the body, in bytes.
     pub body_len: u64,
-    /// When storage was asked for it, in seconds since 1970.
-    pub fetched_at: u64,
+    /// When storage was asked for it, in milliseconds since 1970.
+    pub fetched_at_ms: u64,
     /// The answer's own age when it was fetched, in seconds.
     pub initial_age_secs: u32,
+    /// What the control block said when it was asked for.
+    pub purges: PurgeMark,
     /// Stored header fields, names and values, in order.
     pub fields: Vec<(String, Vec<u8>)>,
+}
+
+/// How often a key's slot of a control block had been purged: what was fetched before a purge is told by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PurgeMark {
+    /// Which control block it was.
+    pub incarnation: u64,
+    /// The slot's purge number.
+    pub purges: u32,
 }
 
 /// Where the parts of a file lie, in bytes from its start.
@@ -80,18 +93,39 @@ impl Layout {
         self.body_len.div_ceil(BLOCK_LEN)
     }
 
-    /// The block table and the maps of a file that is whole.
-    pub fn encode_tables(&self, checksums: &[u32]) -> Vec<u8> {
-        let len = usize::try_from(self.body_at - self.table_at).expect("tables are a small part of a mappable file");
-        let mut tables = vec![0; len];
-        for (slot, checksum) in tables.chunks_exact_mut(4).zip(checksums) {
-            slot.copy_from_slice(&checksum.to_le_bytes());
-        }
-        let present = &mut tables[usize::try_from(self.present_at - self.table_at).expect("it lies before the body")..];
-        for block in 0..checksums.len() {
-            present[block / 8] |= 1 << (block % 8);
-        }
-        tables
+    /// The bytes of the body that make a block.
+    pub fn block(&self, block: u64) -> Range<u64> {
+        let from = block * BLOCK_LEN;
+        from..(from + BLOCK_LEN).min(self.body_len)
+    }
+
+    /// Where the checksum of a block stands.
+    pub fn checksum_at(&self, block: u64) -> u64 {
+        self.table_at + 4 * block
+    }
+
+    /// Where the word of the present map stands that has a block's bit.
+    pub fn present_word_at(&self, block: u64) -> u64 {
+        self.present_at + block / 64 * 8
+    }
+
+    /// Where the word of the wanted map stands that has a block's bit.
+    pub fn wanted_word_at(&self, block: u64) -> u64 {
+        self.present_word_at(block) + self.map_len()
+    }
+
+    /// Where the word stands that moves when a block has landed.
+    pub fn progress_at(&self) -> u64 {
+        self.present_at + 2 * self.map_len()
+    }
+
+    /// Where the word stands that moves when a block is wanted.
+    pub fn demand_at(&self) -> u64 {
+        self.progress_at() + 4
+    }
+
+    fn map_len(&self) -> u64 {
+        8 * self.blocks().div_ceil(64)
     }
 }
 
@@ -119,10 +153,12 @@ impl Span {
 pub struct Head {
     /// Where the parts of the file lie.
     pub layout: Layout,
-    /// When storage was asked for the version, in seconds since 1970.
-    pub fetched_at: u64,
+    /// When storage was asked for the version, in milliseconds since 1970.
+    pub fetched_at_ms: u64,
     /// The answer's own age when it was fetched, in seconds.
     pub initial_age_secs: u32,
+    /// What the control block said then.
+    pub purges: PurgeMark,
     /// The canonical URL.
     pub url: Span,
     /// The scope.
@@ -149,30 +185,37 @@ pub fn encode_head(meta: &Meta) -> Option<(Vec<u8>, Layout)> {
     put_u64(&mut head, 32, layout.body_len);
     put_u64(&mut head, 40, layout.table_at);
     put_u32(&mut head, 48, u32::try_from(layout.blocks()).ok()?);
-    put_u64(&mut head, 56, meta.fetched_at);
+    put_u64(&mut head, 56, meta.fetched_at_ms);
     put_u32(&mut head, 64, meta.initial_age_secs);
     put_u32(&mut head, 68, u32::try_from(meta.url.len()).ok()?);
     put_u32(&mut head, 72, u32::try_from(meta.scope.len()).ok()?);
     put_u32(&mut head, 76, u32::try_from(meta.fields.len()).ok()?);
+    put_u32(&mut head, 80, meta.purges.purges);
+    put_u64(&mut head, 88, meta.purges.incarnation);
     let checksum = crc32c::crc32c(&head[16..]);
     put_u32(&mut head, 12, checksum);
     Some((head, layout))
 }
 
+/// Where the head of a file ends that begins with `fixed`; nothing is checked yet.
+pub fn head_len(fixed: &[u8]) -> Option<u64> {
+    u32_at(fixed, 16).map(u64::from).filter(|len| (FIXED_LEN..=HEAD_LEN_MAX).contains(len))
+}
+
 impl Head {
-    /// Reads the head of `file`, all of whose bytes are given; `None` if anything is not as the layout says.
-    pub fn decode(file: &[u8]) -> Option<Self> {
-        let head_len = u32_at(file, 16)?;
-        let head = file.get(..head_len as usize).filter(|head| head.len() >= TEXTS_AT)?;
-        let is_ours = head.starts_with(MAGIC) && u32_at(head, 8)? == FORMAT && u32_at(head, 52)? == 0;
+    /// Reads the bytes of a file up to [`head_len`]; `None` if anything is not as the layout says for a file of `file_len` bytes.
+    pub fn decode(head: &[u8], file_len: u64) -> Option<Self> {
+        let is_ours =
+            head.len() >= TEXTS_AT && head.starts_with(MAGIC) && u32_at(head, 8)? == FORMAT && u32_at(head, 52)? == 0;
         if !is_ours || crc32c::crc32c(&head[16..]) != u32_at(head, 12)? {
             return None;
         }
-        let layout = Layout::of(head_len.into(), u64_at(head, 32)?)?;
+        let layout =
+            Layout::of(head.len() as u64, u64_at(head, 32)?).filter(|_| head_len(head) == Some(head.len() as u64))?;
         let offsets =
             (u64_at(head, 24)?, u64_at(head, 40)?, u64::from(u32_at(head, 48)?), u64::from(u32_at(head, 20)?));
         let is_laid_out = offsets == (layout.body_at, layout.table_at, layout.blocks(), BLOCK_LEN);
-        if !is_laid_out || file.len() as u64 != layout.file_len() {
+        if !is_laid_out || file_len != layout.file_len() {
             return None;
         }
         Self::decode_texts(head, layout)
@@ -191,8 +234,9 @@ impl Head {
         }
         (texts.at == head.len()).then_some(Self {
             layout,
-            fetched_at: u64_at(head, 56)?,
+            fetched_at_ms: u64_at(head, 56)?,
             initial_age_secs: u32_at(head, 64)?,
+            purges: PurgeMark { purges: u32_at(head, 80)?, incarnation: u64_at(head, 88)? },
             url,
             scope,
             fields: fields.into(),
@@ -248,8 +292,9 @@ mod tests {
             url: "http://h/a.ism".into(),
             scope: "AKID".into(),
             body_len,
-            fetched_at: 1_700_000_000,
+            fetched_at_ms: 1_700_000_000_000,
             initial_age_secs: 7,
+            purges: PurgeMark { incarnation: u64::MAX, purges: 3 },
             fields: vec![("ETag".into(), b"\"1\"".to_vec()), ("X-Empty".into(), vec![])],
         }
     }
@@ -260,15 +305,21 @@ mod tests {
         file
     }
 
+    fn decode(file: &[u8]) -> Option<Head> {
+        let head = file.get(..usize::try_from(head_len(file)?).ok()?)?;
+        Head::decode(head, file.len() as u64)
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
         for body_len in [0, 1, BLOCK_LEN, BLOCK_LEN + 1, 70 * BLOCK_LEN] {
             let meta = meta(body_len);
             let file = file(&meta);
-            let head = Head::decode(&file).expect("a whole file");
+            let head = decode(&file).expect("a whole file");
             let text = |span: Span| &file[span.text()];
             assert_eq!((text(head.url), text(head.scope)), (meta.url.as_bytes(), meta.scope.as_bytes()));
-            assert_eq!((head.fetched_at, head.initial_age_secs), (meta.fetched_at, 7));
+            let read = (head.fetched_at_ms, head.initial_age_secs, head.purges);
+            assert_eq!(read, (meta.fetched_at_ms, 7, meta.purges));
             let fields: Vec<_> = head.fields.iter().map(|(n, v)| (text(*n), text(*v))).collect();
             assert_eq!(fields, [(&b"ETag"[..], &b"\"1\""[..]), (b"X-Empty", b"")]);
         }
@@ -282,13 +333,16 @@ mod tests {
     }
 
     #[test]
-    fn tables_hold_a_checksum_and_a_present_bit_for_each_block() {
-        let (_, layout) = encode_head(&meta(9 * BLOCK_LEN)).expect("a plain head");
-        let tables = layout.encode_tables(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        assert_eq!(u32_at(&tables, 32), Some(9));
-        let present = usize::try_from(layout.present_at - layout.table_at).expect("small");
-        assert_eq!(u64_at(&tables, present), Some(0x1ff));
-        assert_eq!(tables.len() as u64, layout.body_at - layout.table_at);
+    fn each_word_has_its_place_between_head_and_body() {
+        let (_, layout) = encode_head(&meta(130 * BLOCK_LEN + 1)).expect("a plain head");
+        let table_end = layout.checksum_at(layout.blocks());
+        let maps = [0, 64, 128].map(|block| layout.present_word_at(block) - layout.present_at);
+        assert_eq!((layout.blocks(), maps), (131, [0, 8, 16]));
+        assert!(table_end <= layout.present_at);
+        assert_eq!(layout.wanted_word_at(0), layout.present_at + 24);
+        assert_eq!((layout.progress_at(), layout.demand_at()), (layout.present_at + 48, layout.present_at + 52));
+        assert!(layout.demand_at() + 4 <= layout.body_at);
+        assert_eq!(layout.block(130), 130 * BLOCK_LEN..130 * BLOCK_LEN + 1);
     }
 
     #[test]
@@ -304,11 +358,11 @@ mod tests {
         for bit in 0..head_len * 8 {
             let mut damaged = file.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(Head::decode(&damaged).is_none(), "bit {bit}");
+            assert!(decode(&damaged).is_none(), "bit {bit}");
         }
-        assert!(Head::decode(&file[..file.len() - 1]).is_none());
-        assert!(Head::decode(&[file.as_slice(), b"x"].concat()).is_none());
-        assert!(Head::decode(&[]).is_none());
+        assert!(decode(&file[..file.len() - 1]).is_none());
+        assert!(decode(&[file.as_slice(), b"x"].concat()).is_none());
+        assert!(decode(&[]).is_none());
     }
 
     proptest! {
@@ -320,7 +374,7 @@ mod tests {
             put_u32(&mut bytes, 16, len);
             let checksum = crc32c::crc32c(&bytes[16..len as usize]);
             put_u32(&mut bytes, 12, checksum);
-            if let Some(head) = Head::decode(&bytes) {
+            if let Some(head) = decode(&bytes) {
                 prop_assert!(head.url.with_nul().end <= len as usize);
             }
         }

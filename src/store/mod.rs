@@ -1,21 +1,33 @@
 //! The store: versions of objects as files, mapped when they are served.
 //!
 //! [`Store::entry`] opens what is there, [`Store::lock`] is the right to change what lies under a name, and
-//! [`Fill`] makes an entry. docs/store-format.md draws the files and tells their life.
+//! [`Fill`] makes an entry. [`Control`] is what all processes over the store share in memory, and [`Leader`] what one of
+//! them does for all. docs/store-format.md draws the files and tells their life.
 //!
 //! # Invariants
 //!
-//! - Only the holder of a name's [`KeyLock`] creates, renames or unlinks files of that name.
-//! - A lock byte is taken by one thread of the process at a time: threads share the description that holds it.
+//! - Only the holder of a name's [`KeyLock`] creates, renames or unlinks files of that name; a purge alone unlinks an
+//!   entry without it.
 
-pub mod entry;
+pub mod connections;
+pub mod control;
+mod count;
+mod evict;
 pub mod fill;
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "test data")]
+mod fixture;
 pub mod format;
 pub mod held;
+mod leader;
+pub mod lock;
+mod look;
 pub mod map;
 pub mod name;
+mod purge;
 mod space;
-mod sys;
+pub(crate) mod sys;
+pub mod version;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -23,15 +35,20 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-pub use entry::{Entry, Identity, Opened};
+pub use control::{Control, Noted, Slot};
 pub use fill::Fill;
+pub use leader::Leader;
+pub use lock::KeyLock;
 pub use name::Name;
+pub use purge::Purge;
 pub use sys::spawn_quietly;
+pub use version::{Identity, Opened, Version};
 
 /// How much of the disk the store takes.
 #[derive(Clone, Copy, Debug)]
@@ -40,22 +57,24 @@ pub struct Limits {
     pub store_len_max: u64,
     /// Bytes that it leaves free on its file system.
     pub free_len_min: u64,
+    /// Which generation of children says so: the highest number is the youngest, and what it says counts.
+    pub generation: u64,
 }
 
 /// The store's directory, open.
 pub struct Store {
+    /// For locks, which outlive the call that takes them.
+    this: Weak<Self>,
+    v1: OwnedFd,
     entries: OwnedFd,
     fills: OwnedFd,
     locks: File,
     /// The lock bytes that threads of this process hold.
     locked: Mutex<HashSet<u64>>,
+    control: RwLock<Arc<Control>>,
+    /// One thread at a time looks whether the control block was replaced.
+    refreshing: Mutex<()>,
     space: space::Space,
-}
-
-/// The right to change what lies under a name; freed when it is dropped, or when the process ends.
-pub struct KeyLock<'s> {
-    store: &'s Store,
-    name: Name,
 }
 
 /// Why a directory cannot hold the store.
@@ -96,7 +115,7 @@ impl std::fmt::Display for Unfit {
 
 impl Store {
     /// Opens the store below `root`, an existing directory of this user's, and makes what is missing in it.
-    pub fn open(root: &Path, limits: Limits) -> Result<Self, Unfit> {
+    pub fn open(root: &Path, limits: Limits) -> Result<Arc<Self>, Unfit> {
         let dir = open_own_dir(CWD, root, root)?;
         refuse_remote(dir.as_fd(), root)?;
         let v1 = make_own_dir(dir.as_fd(), "v1", root)?;
@@ -104,76 +123,84 @@ impl Store {
         let fills = make_own_dir(v1.as_fd(), "fills", root)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let locks = rustix::fs::openat(&v1, "locks", flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| Unfit::Io(root.join("v1/locks"), e.into()))?;
-        Ok(Self { entries, fills, locks: locks.into(), locked: Mutex::default(), space: space::Space::new(limits) })
+            .map_err(|e| Unfit::Io(root.join("v1/locks"), e.into()))?
+            .into();
+        let control =
+            Control::open(v1.as_fd(), &locks).map_err(|e| Unfit::Io(root.join("v1").join(control::CONTROL), e))?;
+        let space = space::Space::new(limits);
+        space.put_terms(&control);
+        Ok(Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            v1,
+            entries,
+            fills,
+            locks,
+            locked: Mutex::default(),
+            control: RwLock::new(Arc::new(control)),
+            refreshing: Mutex::default(),
+            space,
+        }))
     }
 
-    /// The entry of `url` in `scope`. What is there and cannot be used is removed.
-    pub fn entry(&self, name: &Name, url: &str, scope: &str) -> io::Result<Option<Entry>> {
-        match Entry::open(self.entries.as_fd(), name, url, scope)? {
-            Opened::Absent => Ok(None),
-            Opened::Entry(entry) => Ok(Some(*entry)),
-            Opened::Unusable(identity) => self.discard(name, identity).map(|_| None),
+    /// The words that all processes over the store share.
+    pub fn control(&self) -> Arc<Control> {
+        self.control.read().clone()
+    }
+
+    /// Looks whether the control block still lies at its path, and opens the one that does. Tells whether it is another
+    /// one, of which no epoch is known.
+    pub fn refresh_control(&self) -> io::Result<bool> {
+        let _alone = self.refreshing.lock();
+        let held = self.control();
+        match rustix::fs::statat(&self.v1, control::CONTROL, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if Identity::of(&stat) == held.identity() => return Ok(false),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
         }
-    }
-
-    /// Takes the lock of `name`, unless another thread or process has it.
-    pub fn lock(&self, name: Name) -> io::Result<Option<KeyLock<'_>>> {
-        let byte = name.lock_byte();
-        let mut locked = self.locked.lock();
-        if locked.contains(&byte) || !sys::try_lock_byte(&self.locks, byte)? {
-            return Ok(None);
-        }
-        locked.insert(byte);
-        Ok(Some(KeyLock { store: self, name }))
-    }
-
-    /// Removes the entry under `name` if it still is the file `identity`, and tells whether it did: who
-    /// holds the name's lock is about to replace it anyway.
-    pub fn discard(&self, name: &Name, identity: Identity) -> io::Result<bool> {
-        self.lock(name.clone())?.map_or(Ok(false), |lock| lock.discard(identity))
-    }
-
-    /// Removes a fill that nobody works at, and tells whether it did.
-    fn discard_fill(&self, name: &Name) -> io::Result<bool> {
-        match self.lock(name.clone())? {
-            Some(_lock) => Ok(rustix::fs::unlinkat(&self.fills, name.file(), AtFlags::empty()).map(|()| true)?),
-            None => Ok(false),
-        }
+        let control = Arc::new(Control::open(self.v1.as_fd(), &self.locks)?);
+        self.space.put_terms(&control);
+        *self.control.write() = control;
+        Ok(true)
     }
 
     /// Writes down when `entry` was last used, where that has moved.
-    pub fn stamp(&self, entry: &Entry) {
+    pub fn stamp(&self, entry: &Version) {
         entry.stamp(self.entries.as_fd());
     }
 
-    /// The descriptor that entries are opened below.
+    /// The directory of entries.
     pub fn entries(&self) -> BorrowedFd<'_> {
         self.entries.as_fd()
     }
-}
 
-impl KeyLock<'_> {
-    /// Removes the entry if it still is the file `identity`, and tells whether it did.
-    pub fn discard(&self, identity: Identity) -> io::Result<bool> {
-        let path = self.name.path();
-        match rustix::fs::statat(&self.store.entries, &path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if Identity::of(&stat) == identity => {
-                remove(self.store.entries.as_fd(), &path, &stat).map(|()| true)
-            }
-            Ok(_) | Err(Errno::NOENT) => Ok(false),
+    /// Removes what lies under `name`, which `stat` describes, and tells whether it was there.
+    fn unlink_entry(&self, name: &Name, stat: &Stat) -> io::Result<bool> {
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let control = self.control();
+        control.bump(control.slot(name));
+        let done = rustix::fs::unlinkat(&self.entries, name.path(), flags);
+        control.bump(control.slot(name));
+        match done {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
             Err(e) => Err(e.into()),
         }
     }
-}
 
-impl Drop for KeyLock<'_> {
-    fn drop(&mut self) {
-        let byte = self.name.lock_byte();
-        let mut locked = self.store.locked.lock();
-        // The kernel frees it at the latest when the process ends.
-        let _ = sys::unlock_byte(&self.store.locks, byte);
-        locked.remove(&byte);
+    /// Has the words of the control block on disk. Where another one has taken its place, no fill is told by these.
+    fn sync_control(&self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match rustix::fs::openat(&self.v1, control::CONTROL, flags, Mode::empty()) {
+            Ok(control) => sys::sync_file(&control.into()),
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Makes what was renamed or unlinked in a shard last.
+    fn sync_shard(&self, shard: &str) -> io::Result<()> {
+        sys::sync_names(open_dir(self.entries.as_fd(), shard)?.as_fd())
     }
 }
 
@@ -202,8 +229,7 @@ pub fn make_root(root: &Path, uid: u32, gid: u32) -> Result<(), Unfit> {
 
 /// Gives the directory that root has just made to the children's user, unless somebody put another one in its place.
 fn hand_over(parent: BorrowedFd<'_>, name: &OsStr, uid: u32, gid: u32) -> Result<(), Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let dir = open_dir(parent, name)?;
     let is_empty =
         Dir::read_from(&dir)?.all(|file| file.is_ok_and(|file| matches!(file.file_name().to_bytes(), b"." | b"..")));
     if !is_own_dir(&rustix::fs::fstat(&dir)?, 0) || !is_empty {
@@ -222,11 +248,21 @@ fn make_own_dir(parent: BorrowedFd<'_>, name: &str, root: &Path) -> Result<Owned
 
 fn open_own_dir(parent: BorrowedFd<'_>, name: &Path, root: &Path) -> Result<OwnedFd, Unfit> {
     let io = |e: Errno| Unfit::Io(root.join(name), e.into());
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(io)?;
+    let dir = open_dir(parent, name).map_err(io)?;
     let stat = rustix::fs::fstat(&dir).map_err(io)?;
     let is_own = is_own_dir(&stat, rustix::process::geteuid().as_raw());
     if is_own { Ok(dir) } else { Err(Unfit::Access(root.join(name))) }
+}
+
+/// Milliseconds since 1970, by a clock that ticks every few milliseconds and costs no system call.
+pub fn now_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+fn open_dir(parent: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 fn is_own_dir(stat: &Stat, uid: u32) -> bool {
@@ -255,15 +291,12 @@ fn refuse_remote(dir: BorrowedFd<'_>, root: &Path) -> Result<(), Unfit> {
     }
 }
 
-fn remove(dir: BorrowedFd<'_>, path: &str, stat: &Stat) -> io::Result<()> {
-    let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-    match rustix::fs::unlinkat(dir, path, flags) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(e.into()),
-    }
-}
-
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "test data")]
+mod crash;
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "test data")]
+mod races;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "test data")]
 mod tests;

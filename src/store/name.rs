@@ -6,43 +6,71 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
+const HALF_MADE: &str = ".new";
+
 /// The name of a key's entry and fill: a hash of the URL, and one of the scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name(String);
+pub struct Name {
+    text: String,
+    lock_byte: u64,
+}
 
 impl Name {
     /// The name for a canonical URL in a scope.
     pub fn new(url: &str, scope: &str) -> Self {
-        Self(format!("{}-{}", hex(&Sha256::digest(url)), &hex(&Sha256::digest(scope))[..16]))
+        Self::from_text(format!("{}-{}", hex(&Sha256::digest(url)), &hex(&Sha256::digest(scope))[..16]))
+    }
+
+    fn from_text(text: String) -> Self {
+        let first = Sha256::digest(&text).first_chunk().copied().unwrap_or_default();
+        Self { text, lock_byte: u64::from_be_bytes(first) >> 2 }
     }
 
     /// The name that a file in the store has; `None` for a foreign file.
     pub fn from_file(name: &str) -> Option<Self> {
         let (url, scope) = name.split_once('-')?;
         let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        (url.len() == 64 && scope.len() == 16 && is_hex(url) && is_hex(scope)).then(|| Self(name.into()))
+        (url.len() == 64 && scope.len() == 16 && is_hex(url) && is_hex(scope)).then(|| Self::from_text(name.into()))
     }
 
     /// The file's name in `fills`.
     pub fn file(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The name in `fills` of a fill that is not yet what it has to be; only the holder of the name's lock makes it.
+    pub fn half_made_file(&self) -> String {
+        format!("{}{HALF_MADE}", self.text)
+    }
+
+    /// The name that a file in `fills` belongs to, half made or not; `None` for a foreign file.
+    pub fn from_fill(file: &str) -> Option<Self> {
+        Self::from_file(file.strip_suffix(HALF_MADE).unwrap_or(file))
+    }
+
+    /// What the names of all files of `url` begin with, under whatever scope.
+    pub fn url_part(url: &str) -> String {
+        hex(&Sha256::digest(url))
     }
 
     /// The directory below `entries`.
     pub fn shard(&self) -> &str {
-        &self.0[..2]
+        &self.text[..2]
     }
 
     /// The file's path below `entries`.
     pub fn path(&self) -> String {
-        format!("{}/{}", self.shard(), self.0)
+        format!("{}/{}", self.shard(), self.text)
     }
 
     /// The byte of `locks` that stands for this name.
     pub fn lock_byte(&self) -> u64 {
-        let hash = Sha256::digest(&self.0);
-        let first = hash.first_chunk().copied().unwrap_or_default();
-        u64::from_be_bytes(first) >> 2
+        self.lock_byte
+    }
+
+    /// The number of its slot: the last two bytes of the URL's hash.
+    pub fn slot(&self) -> u16 {
+        u16::from_str_radix(&self.text[60..64], 16).expect("the hash is written in hex")
     }
 }
 
@@ -67,5 +95,14 @@ mod tests {
         assert_ne!(Name::new("http://h/a.ism", "AKID"), name);
         assert!(Name::from_file("README").is_none());
         assert!(name.lock_byte() < 1 << 62);
+        assert_eq!(Name::from_file(name.file()).map(|name| name.lock_byte()), Some(name.lock_byte()));
+    }
+
+    #[test]
+    fn the_names_of_a_url_share_their_first_part_and_their_slot() {
+        let (one, other) = (Name::new("http://h/a.ism", ""), Name::new("http://h/a.ism", "AKID"));
+        assert_ne!(one.lock_byte(), other.lock_byte());
+        assert_eq!(one.slot(), other.slot());
+        assert!(other.file().starts_with(&Name::url_part("http://h/a.ism")));
     }
 }

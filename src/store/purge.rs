@@ -1,0 +1,153 @@
+//! Purging: entries are gone for every process at its next look, and what is under way does not bring them back.
+//!
+//! The purge number moves before the first unlink. Who publishes or revalidates looks at it afterwards: either the purge
+//! meets the entry, or the publisher meets the number (docs/store-format.md, "Purge").
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use super::{Control, Name, Store, open_dir};
+
+/// What is to be purged.
+#[derive(Clone, Copy, Debug)]
+pub enum Purge<'p> {
+    /// The entry of a canonical URL in a scope.
+    Key {
+        /// The URL.
+        url: &'p str,
+        /// The scope.
+        scope: &'p str,
+    },
+    /// The entries of a canonical URL, under every scope.
+    Url(&'p str),
+    /// The entries whose canonical URLs begin so.
+    Prefix(&'p str),
+    /// All entries.
+    All,
+}
+
+impl Store {
+    /// Removes entries for all processes, and gives their number. Waits for no fill; what is being fetched is thrown away
+    /// when it is whole.
+    pub fn purge(&self, which: Purge<'_>) -> io::Result<u64> {
+        let control = self.control();
+        let purged = match which {
+            Purge::Key { url, scope } => self.purge_key(&control, url, scope),
+            Purge::Url(url) => self.purge_url(&control, url),
+            Purge::Prefix(prefix) => self.purge_all(&control, |store, name| store.is_url_of(name, prefix)),
+            Purge::All => self.purge_all(&control, |_, _| Ok(true)),
+        }?;
+        // A fill that a power cut leaves behind is told by the number as well.
+        self.sync_control().map(|()| purged)
+    }
+
+    fn purge_key(&self, control: &Control, url: &str, scope: &str) -> io::Result<u64> {
+        let name = Name::new(url, scope);
+        control.bump_purges(control.slot(&name));
+        control.forget_note(&Sha256::digest([scope.as_bytes(), b"\0", url.as_bytes()].concat()).into());
+        self.purge_names([name])
+    }
+
+    fn purge_url(&self, control: &Control, url: &str) -> io::Result<u64> {
+        // All names of a URL share a slot.
+        control.bump_purges(control.slot(&Name::new(url, "")));
+        // A note does not tell its URL.
+        control.forget_notes();
+        let part = Name::url_part(url);
+        let names = self.names(&part[..2])?;
+        self.purge_names(names.into_iter().filter(|name| name.file().starts_with(&part)))
+    }
+
+    fn purge_all(&self, control: &Control, is_it: impl Fn(&Self, &Name) -> io::Result<bool>) -> io::Result<u64> {
+        // What is being fetched now may be meant, and only its URL's slot would tell.
+        Control::slots().for_each(|slot| control.bump_purges(slot));
+        control.forget_notes();
+        let mut purged = 0;
+        for shard in 0..256 {
+            let mut names = Vec::new();
+            for name in self.names(&format!("{shard:02x}"))? {
+                if is_it(self, &name)? {
+                    names.push(name);
+                }
+            }
+            purged += self.purge_names(names)?;
+        }
+        Ok(purged)
+    }
+
+    /// Removes the entries under `names`, and makes that last.
+    fn purge_names(&self, names: impl IntoIterator<Item = Name>) -> io::Result<u64> {
+        let mut purged = 0;
+        let mut shards = BTreeSet::new();
+        let mut done = Ok(());
+        for name in names {
+            match self.purge_name(&name) {
+                Ok(true) => {
+                    purged += 1;
+                    shards.insert(name.shard().to_owned());
+                }
+                Ok(false) => {}
+                // The others shall go all the same.
+                Err(e) => done = Err(e),
+            }
+        }
+        shards.iter().try_for_each(|shard| self.sync_shard(shard))?;
+        done.map(|()| purged)
+    }
+
+    fn purge_name(&self, name: &Name) -> io::Result<bool> {
+        // Under the lock, where it is free, what the entry took is released.
+        if self.briefly(name, |lock| lock.remove_entry(|_| true))? {
+            return Ok(true);
+        }
+        match rustix::fs::statat(&self.entries, name.path(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => self.unlink_entry(name, &stat),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The names of a shard's entries.
+    fn names(&self, shard: &str) -> io::Result<Vec<Name>> {
+        let dir = match open_dir(self.entries.as_fd(), shard) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut names = Vec::new();
+        for file in Dir::read_from(&dir)? {
+            let name = file?.file_name().to_str().ok().and_then(Name::from_file);
+            names.extend(name.filter(|name| name.shard() == shard));
+        }
+        Ok(names)
+    }
+
+    /// Whether the entry's URL begins with `prefix`: its head is read and not checked. An entry that does not tell is none.
+    fn is_url_of(&self, name: &Name, prefix: &str) -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(&self.entries, name.path(), flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT | Errno::PERM | Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        };
+        let mut url = vec![0; prefix.len()];
+        match file.read_exact_at(&mut url, super::format::TEXTS_AT as u64) {
+            Ok(()) => Ok(url == prefix.as_bytes()),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(_) if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
