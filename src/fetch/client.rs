@@ -1,20 +1,23 @@
 //! GETs over pooled keep-alive connections.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use ureq::{Agent, Body, Error, http};
 
-use super::{Failure, Rules, sigv4};
+use super::{Credentials, Failure, Rules, sigv4};
 use crate::cache::key::Key;
-use crate::config::Credentials;
 use crate::semantics::fields;
+use crate::semantics::validation::Validators;
 
 /// Idle connections that are kept, to one storage and in all; a child's fills are seldom more.
-const IDLE_MAX: usize = 64;
+const IDLE_MAX: usize = 16;
 /// How long an idle connection is kept; S3 closes its side after some 20 s, which ureq notices before reuse.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
+/// What is read from a connection at once.
+const PIECE_LEN: usize = 256 * 1024;
 /// The part of an error's body that is looked at.
 const ERROR_BODY_LEN: usize = 4096;
 
@@ -24,16 +27,71 @@ pub struct Client {
     agent: OnceLock<Agent>,
 }
 
-/// The answer to a GET: status 200, its head read, its body not yet.
+/// What is asked of storage about an object.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Question<'q> {
+    /// The part that is wanted; the whole where there is none.
+    pub part: Option<Part>,
+    /// Only this version shall come (`If-Match`).
+    pub only: Option<&'q [u8]>,
+    /// Only another version than this shall come.
+    pub not: Validators<'q>,
+}
+
+/// A part of an object, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// From the first position up to the second, which is not included.
+    Span(u64, u64),
+    /// That many bytes at the end.
+    Last(u64),
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Span(from, to) => write!(f, "bytes={from}-{}", to.saturating_sub(1)),
+            Self::Last(len) => write!(f, "bytes=-{len}"),
+        }
+    }
+}
+
+/// What storage answered, its head read, its body not yet.
 pub struct Answer {
-    /// The body's length, where the answer says it.
-    pub len: Option<u64>,
+    /// What came of the question.
+    pub kind: Kind,
     /// The answer's own age in seconds.
     pub age_secs: u32,
+    /// Whether it comes from S3, or what speaks like it: `x-amz-request-id` is there.
+    pub is_s3: bool,
     /// The fields that are kept with the object, in order.
     pub fields: Vec<(String, Vec<u8>)>,
     /// What follows.
     pub body: Incoming,
+}
+
+/// What kind of answer it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// 200: the whole object, of that length where the answer says it.
+    Whole(Option<u64>),
+    /// 206: a part, from the first position up to the second, of an object of `total` bytes.
+    Part {
+        /// Where it begins.
+        from: u64,
+        /// Where it ends; this position is not included.
+        to: u64,
+        /// The object's length.
+        total: u64,
+    },
+    /// 206 without a `Content-Range` that can be read.
+    OddPart,
+    /// 304: the version is still the one that was named.
+    NotModified,
+    /// 412: the version is no longer the one that was named.
+    Changed,
+    /// 416: the part selects nothing of an object of so many bytes, where the answer says it.
+    Unsatisfiable(Option<u64>),
 }
 
 /// A body that has not been read yet.
@@ -41,9 +99,38 @@ pub struct Incoming(Body);
 
 impl Client {
     /// Sends a GET for `key` and waits for the answer's head.
-    pub fn get(&self, key: &Key, rules: &Rules<'_>, now: SystemTime) -> Result<Answer, Failure> {
-        let mut request = http::Request::get(key.url()).body(()).map_err(|e| Failure::Broken(e.to_string()))?;
-        match rules.credentials {
+    pub fn get(&self, key: &Key, rules: &Rules, question: &Question<'_>, now: SystemTime) -> Result<Answer, Failure> {
+        let mut request = http::Request::get(key.url());
+        let part = question.part.map(|part| part.to_string());
+        let conditions = [
+            ("range", part.as_deref().map(str::as_bytes)),
+            ("if-match", question.only),
+            ("if-none-match", question.not.if_none_match),
+            ("if-modified-since", question.not.if_modified_since),
+        ];
+        for (name, value) in conditions {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
+        }
+        Answer::of(self.send(request, key, rules, now)?, rules)
+    }
+
+    /// Asks for the fields of `key` with its checksums (Amazon S3 API reference, "HeadObject").
+    pub fn head(&self, key: &Key, rules: &Rules, now: SystemTime) -> Result<Answer, Failure> {
+        let request = http::Request::head(key.url()).header(sigv4::CHECKSUM_MODE.0, sigv4::CHECKSUM_MODE.1);
+        Answer::of(self.send(request, key, rules, now)?, rules)
+    }
+
+    fn send(
+        &self,
+        request: http::request::Builder,
+        key: &Key,
+        rules: &Rules,
+        now: SystemTime,
+    ) -> Result<http::Response<Body>, Failure> {
+        let mut request = request.body(()).map_err(|e| Failure::Broken(e.to_string()))?;
+        match &rules.credentials {
             Credentials::None => {}
             Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
             Credentials::Keys { .. } => sigv4::sign(&mut request, key, rules, now).map_err(Failure::Signing)?,
@@ -51,17 +138,13 @@ impl Client {
         let agent = self.agent.get_or_init(new_agent);
         let request = agent
             .configure_request(request)
+            .timeout_resolve(Some(rules.connect_timeout))
             .timeout_connect(Some(rules.connect_timeout))
             .timeout_send_request(Some(rules.timeout))
             .timeout_recv_response(Some(rules.timeout))
             .timeout_per_read(Some(rules.timeout))
             .build();
-        let response = agent.run(request).map_err(failure)?;
-        match response.status().as_u16() {
-            200 => Ok(Answer::new(response)),
-            404 if is_bucket_missing(response, rules.timeout) => Err(Failure::Broken("there is no such bucket".into())),
-            status => Err(Failure::Status(status)),
-        }
+        agent.run(request).map_err(failure)
     }
 
     /// Breaks every request off, and refuses new ones. Takes locks: not for a signal handler.
@@ -73,28 +156,65 @@ impl Client {
 }
 
 impl Answer {
-    fn new(response: http::Response<Body>) -> Self {
+    fn of(mut response: http::Response<Body>, rules: &Rules) -> Result<Self, Failure> {
+        let kind = match response.status().as_u16() {
+            200 => Kind::Whole(body_len(response.headers())),
+            206 => content_range(response.headers()).unwrap_or(Kind::OddPart),
+            304 => Kind::NotModified,
+            412 => Kind::Changed,
+            416 => Kind::Unsatisfiable(unsatisfied_len(response.headers())),
+            404 if is_bucket_missing(response.body_mut(), rules.timeout) => return Err(Failure::NoBucket),
+            status => return Err(Failure::Status(status)),
+        };
         let (head, body) = response.into_parts();
-        let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         let connection: Vec<_> = head.headers.get_all("connection").iter().filter_map(|v| v.to_str().ok()).collect();
         let connection = connection.join(",");
         let kept = head.headers.iter().filter(|(name, _)| fields::is_kept(name.as_str(), &connection));
         let fields = kept.map(|(name, value)| (written(name.as_str()), value.as_bytes().to_vec())).collect();
-        // A body of no bytes has no length for ureq. Where it is encoded for transfer, the field does not count.
-        let is_encoded = head.headers.contains_key("transfer-encoding");
-        let len = text("content-length").filter(|_| !is_encoded).and_then(|len| len.trim().parse().ok());
         // What is too large for a number stands for 2^31 (RFC 9111, section 1.2.2).
         let is_number = |age: &&str| !age.is_empty() && age.bytes().all(|b| b.is_ascii_digit());
-        let age_secs = text("age").map(str::trim).filter(is_number).map_or(0, |age| age.parse().unwrap_or(1 << 31));
-        Self { len, age_secs, fields, body: Incoming(body) }
+        let age = text(&head.headers, "age").map(str::trim).filter(is_number);
+        let age_secs = age.map_or(0, |age| age.parse().unwrap_or(1 << 31));
+        let is_s3 = head.headers.contains_key("x-amz-request-id");
+        Ok(Self { kind, age_secs, is_s3, fields, body: Incoming(body) })
     }
+
+    /// The value of the first field of that name, given in lower case.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.iter().find(|(had, _)| had.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+    }
+}
+
+fn text<'h>(headers: &'h http::HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The length that an answer announces: a body of no bytes has none for ureq, and where it is encoded for transfer the
+/// field does not count.
+fn body_len(headers: &http::HeaderMap) -> Option<u64> {
+    let is_encoded = headers.contains_key("transfer-encoding");
+    text(headers, "content-length").filter(|_| !is_encoded).and_then(|len| len.trim().parse().ok())
+}
+
+/// `bytes from-last/total` (RFC 9110, section 14.4).
+fn content_range(headers: &http::HeaderMap) -> Option<Kind> {
+    let (range, total) = text(headers, "content-range")?.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (from, last) = range.split_once('-')?;
+    let (from, last, total) = (from.parse().ok()?, last.parse::<u64>().ok()?, total.parse().ok()?);
+    let to = last.checked_add(1)?;
+    (from < to && to <= total).then_some(Kind::Part { from, to, total })
+}
+
+/// `bytes */total`.
+fn unsatisfied_len(headers: &http::HeaderMap) -> Option<u64> {
+    text(headers, "content-range")?.trim().strip_prefix("bytes */")?.parse().ok()
 }
 
 impl Incoming {
     /// Reads the body, which must have `len` bytes, and gives each piece to `write`.
     pub fn copy(self, len: u64, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Failure> {
         let mut body = self.0.into_reader();
-        let mut piece = vec![0; 256 * 1024];
+        let mut piece = vec![0; PIECE_LEN];
         let mut pace = Pace::new();
         let mut came = 0;
         loop {
@@ -157,9 +277,9 @@ fn new_agent() -> Agent {
 }
 
 /// Whether a 404 is the bucket's: then it says nothing about the object. Its body may take as long as its head.
-fn is_bucket_missing(response: http::Response<Body>, patience: Duration) -> bool {
+fn is_bucket_missing(body: &mut Body, patience: Duration) -> bool {
     let begun = Instant::now();
-    let mut body = response.into_body().into_reader();
+    let mut body = body.as_reader();
     let mut text = [0; ERROR_BODY_LEN];
     let mut len = 0;
     while len < text.len() && begun.elapsed() < patience {
@@ -174,7 +294,9 @@ fn is_bucket_missing(response: http::Response<Body>, patience: Duration) -> bool
 
 fn failure(error: Error) -> Failure {
     match error {
-        Error::Timeout(ureq::Timeout::Connect) => Failure::TimedOut("UspStorageCacheConnectTimeout"),
+        Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => {
+            Failure::TimedOut("UspStorageCacheConnectTimeout")
+        }
         Error::Timeout(_) => Failure::TimedOut("UspStorageCacheTimeout"),
         // Invalid data is what TLS calls a certificate that it does not take.
         Error::Io(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidData) => {

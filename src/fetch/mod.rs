@@ -11,34 +11,70 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, Incoming, Kind, Part, Question};
 
-use crate::config::{Credentials, Section};
+use crate::config::{self, Section};
+use crate::semantics::freshness::NotStorable;
 
-/// What the configuration says about asking storage.
-#[derive(Clone, Copy)]
-pub struct Rules<'c> {
+/// What the configuration says about asking storage; nothing of it belongs to a request.
+#[derive(Clone)]
+pub struct Rules {
     /// How long a connection may take.
     pub connect_timeout: Duration,
     /// How long storage may be silent.
     pub timeout: Duration,
     /// What requests are signed with.
-    pub credentials: Credentials<'c>,
+    pub credentials: Credentials,
     /// The region that is signed for, where one is set.
-    pub region: Option<&'c str>,
+    pub region: Option<String>,
     /// Whether the signature goes into the header rather than the query.
     pub use_headers: bool,
 }
 
-impl<'c> Rules<'c> {
+/// What requests are signed with.
+#[derive(Clone)]
+pub enum Credentials {
+    /// They go out unsigned.
+    None,
+    /// One of a pair of keys is not set.
+    Incomplete {
+        /// The directive that is missing.
+        missing: &'static str,
+    },
+    /// Keys as they stand in the directives.
+    Keys {
+        /// `S3AccessKey`.
+        access_key: String,
+        /// `S3SecretKey`.
+        secret_key: String,
+        /// `S3SecurityToken`.
+        security_token: Option<String>,
+    },
+}
+
+impl Rules {
     /// The rules of a section.
-    pub fn of(section: &Section<'c>) -> Self {
+    pub fn of(section: &Section<'_>) -> Self {
         Self {
             connect_timeout: section.connect_timeout(),
             timeout: section.timeout(),
-            credentials: section.credentials(),
-            region: section.region(),
+            credentials: Credentials::of(section.credentials()),
+            region: section.region().map(str::to_owned),
             use_headers: section.use_headers(),
+        }
+    }
+}
+
+impl Credentials {
+    fn of(configured: config::Credentials<'_>) -> Self {
+        match configured {
+            config::Credentials::None => Self::None,
+            config::Credentials::Incomplete { missing } => Self::Incomplete { missing },
+            config::Credentials::Keys { access_key, secret_key, security_token } => Self::Keys {
+                access_key: access_key.into(),
+                secret_key: secret_key.into(),
+                security_token: security_token.map(str::to_owned),
+            },
         }
     }
 }
@@ -68,8 +104,20 @@ pub enum Failure {
         /// The directive that is missing.
         missing: &'static str,
     },
-    /// Another status than 200.
+    /// A status that is no answer to the question.
     Status(u16),
+    /// There is no such bucket: a 404 that says nothing about the object.
+    NoBucket,
+    /// Other versions came while one was being fetched, again and again.
+    Changed,
+    /// What came is not what the part was asked for.
+    Answer(&'static str),
+    /// What was fetched does not have the checksum that storage states.
+    Checksum(&'static str),
+    /// All connections that the host may use are in use.
+    Busy,
+    /// Storage says that it shall not be stored (`UspStorageCacheHonor on`).
+    NotStorable(NotStorable),
     /// The answer does not say how long the object is.
     NoLength,
     /// The object is longer than `UspStorageCacheMaxObjectSize`.
@@ -89,6 +137,12 @@ impl fmt::Display for Failure {
             Self::Signing(why) => write!(f, "the request cannot be signed: {why}"),
             Self::Credentials { missing } => write!(f, "{missing} is not set"),
             Self::Status(status) => write!(f, "storage answered {status}"),
+            Self::NoBucket => f.write_str("storage has no such bucket"),
+            Self::Changed => f.write_str("it changes while it is fetched"),
+            Self::Answer(what) => write!(f, "storage's answer does not fit: {what}"),
+            Self::Checksum(which) => write!(f, "what came does not have storage's checksum ({which})"),
+            Self::Busy => f.write_str("all connections to storage are in use (UspStorageCacheConnections)"),
+            Self::NotStorable(why) => write!(f, "storage forbids to store it: {why}"),
             Self::NoLength => f.write_str("storage does not say how long it is"),
             Self::TooLarge(len) => write!(f, "its {len} bytes are more than UspStorageCacheMaxObjectSize"),
             Self::Store(e) if e.kind() == io::ErrorKind::StorageFull => {
@@ -100,6 +154,15 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    /// Whether storage is to blame, and then whether it hung: such failures open its breaker.
+    pub fn blame(&self) -> Option<bool> {
+        match self {
+            Self::TimedOut(_) | Self::Slow => Some(true),
+            Self::Unreachable(_) | Self::Broken(_) | Self::Length { .. } | Self::Status(429 | 500..) => Some(false),
+            _ => None,
+        }
+    }
+
     /// One word for the reason: log lines are limited by it.
     pub fn word(&self) -> &'static str {
         match self {
@@ -113,6 +176,12 @@ impl Failure {
             Self::Status(404 | 410) => "absent",
             Self::Status(401 | 403) => "denied",
             Self::Status(_) => "status",
+            Self::NoBucket => "no-bucket",
+            Self::Changed => "changed",
+            Self::Answer(_) => "answer",
+            Self::Checksum(_) => "checksum",
+            Self::Busy => "busy",
+            Self::NotStorable(_) => "not-storable",
             Self::NoLength => "no-length",
             Self::TooLarge(_) => "too-large",
             Self::Store(_) => "store",

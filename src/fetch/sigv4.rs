@@ -1,4 +1,4 @@
-//! AWS Signature Version 4 for GETs of objects
+//! AWS Signature Version 4 for GETs and HEADs of objects
 //! (Amazon S3 API reference, "Authenticating requests: using the Authorization header", and "using query parameters").
 
 use std::borrow::Cow;
@@ -12,15 +12,17 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4::SigningParams;
 use ureq::http;
 
-use super::Rules;
+use super::{Credentials, Rules};
 use crate::cache::key::{self, Key};
-use crate::config::Credentials;
 
 /// How long a presigned request may be under way.
 const PRESIGNED: Duration = Duration::from_secs(300);
 
-/// Signs `request`, a GET of `key`, in the header or in the query; the error says what is wrong.
-pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules<'_>, now: SystemTime) -> Result<(), String> {
+/// The field that has S3 state an object's checksums (Amazon S3 API reference, "HeadObject"); unsigned it would be refused.
+pub const CHECKSUM_MODE: (&str, &str) = ("x-amz-checksum-mode", "ENABLED");
+
+/// Signs `request`, a GET or HEAD of `key`, in the header or in the query; the error says what is wrong.
+pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules, now: SystemTime) -> Result<(), String> {
     sign_for(PRESIGNED, request, key, rules, now)
 }
 
@@ -28,14 +30,13 @@ fn sign_for(
     lifetime: Duration,
     request: &mut http::Request<()>,
     key: &Key,
-    rules: &Rules<'_>,
+    rules: &Rules,
     now: SystemTime,
 ) -> Result<(), String> {
-    let Credentials::Keys { access_key, secret_key, security_token } = rules.credentials else {
+    let Credentials::Keys { access_key, secret_key, security_token } = &rules.credentials else {
         return Err("there are no keys".into());
     };
-    let token = security_token.map(str::to_owned);
-    let identity = Keys::new(access_key, secret_key, token, None, "directives").into();
+    let identity = Keys::new(access_key, secret_key, security_token.clone(), None, "directives").into();
     let region = region(rules, key);
     let parameters = SigningParams::builder()
         .identity(&identity)
@@ -48,15 +49,17 @@ fn sign_for(
         .into();
     let url = signed_url(key);
     let body = if rules.use_headers { SignableBody::Bytes(b"") } else { SignableBody::UnsignedPayload };
-    let signable = SignableRequest::new("GET", &url, std::iter::empty(), body);
+    let checksum_mode = request.headers().contains_key(CHECKSUM_MODE.0).then_some(CHECKSUM_MODE);
+    let method = request.method().clone();
+    let signable = SignableRequest::new(method.as_str(), &url, checksum_mode.into_iter(), body);
     let signed = signable.and_then(|signable| sign_http(signable, &parameters)).map_err(|e| e.to_string())?;
     signed.into_parts().0.apply_to_request_http1x(request);
     Ok(())
 }
 
 /// The region to sign for: the configured one, what the host name tells, else `us-east-1`.
-pub fn region<'r>(rules: &Rules<'r>, key: &'r Key) -> Cow<'r, str> {
-    match rules.region {
+pub fn region<'r>(rules: &'r Rules, key: &'r Key) -> Cow<'r, str> {
+    match &rules.region {
         Some(region) => region.into(),
         None => region_of_host(key.authority()).unwrap_or("us-east-1").into(),
     }
@@ -122,8 +125,8 @@ mod tests {
             connect_timeout: Duration::ZERO,
             timeout: Duration::ZERO,
             credentials: Credentials::Keys {
-                access_key: "AKIAIOSFODNN7EXAMPLE",
-                secret_key: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+                access_key: "AKIAIOSFODNN7EXAMPLE".into(),
+                secret_key: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".into(),
                 security_token: None,
             },
             region: None,
