@@ -170,6 +170,17 @@ impl Key {
         self.text(self.path_at, self.bytes.len())
     }
 
+    /// The path of the URL.
+    pub fn path(&self) -> &str {
+        self.path_and_query().split('?').next().unwrap_or_default()
+    }
+
+    /// The URL up to the last slash of its path; `None` where there is no path.
+    pub fn directory(&self) -> Option<&str> {
+        let slash_at = self.path().rfind('/')?;
+        Some(self.text(self.url_at, self.path_at + slash_at + 1))
+    }
+
     fn text(&self, from: usize, to: usize) -> &str {
         str::from_utf8(&self.bytes[from..to]).unwrap_or_default()
     }
@@ -249,7 +260,8 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-fn decode(path: &[u8]) -> Result<Vec<u8>, NoKey> {
+/// `path` with its escapes resolved, once.
+pub(crate) fn decode(path: &[u8]) -> Result<Vec<u8>, NoKey> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, tail @ ..] = rest {
@@ -410,7 +422,27 @@ mod tests {
         let upstream = Upstream::parse(b"proxy:http://Host:81/a.ism?versionId=1").expect("a URL");
         let key = upstream.key("AKID", true).expect("a key");
         assert_eq!((key.scope(), key.authority(), key.path_and_query()), ("AKID", "host:81", "/a.ism?versionId=1"));
+        assert_eq!(key.path(), "/a.ism");
         assert!(Upstream::parse(b"proxy:http://h/a?X-Amz-Signature=1").is_ok_and(|u| u.is_signed()));
+    }
+
+    #[test]
+    fn a_directory_ends_with_the_last_slash_of_the_path() {
+        let rows = [
+            ("http://Host:81/a/b.ism", Some("http://host:81/a/")),
+            ("http://h/b.ism", Some("http://h/")),
+            ("http://h/a/", Some("http://h/a/")),
+            ("http://h/a//b.ism", Some("http://h/a//")),
+            ("http://h/a%2Fb.ism", Some("http://h/")),
+            ("http://h/a/b.ism?versionId=c/d", Some("http://h/a/")),
+            ("http://h", None),
+            ("http://h?versionId=c/d", None),
+        ];
+        for (url, want) in rows {
+            let filename = format!("proxy:{url}");
+            let key = Upstream::parse(filename.as_bytes()).and_then(|upstream| upstream.key("id", true)).expect(url);
+            assert_eq!(key.directory(), want, "{url}");
+        }
     }
 
     proptest! {

@@ -1,44 +1,73 @@
 //! Which bytes come from where, and why.
 //!
-//! [`Cache::find`] looks a key up in memory, then on disk, then asks storage, once for all requests of this
-//! process that want the same. What it cannot give it leaves to mod_proxy, with a [`Reason`].
+//! [`Cache::find`] looks a key up in memory, then on disk; what is missing or old is fetched once for the whole host, by a
+//! filler in a thread of its own, while requests of all processes wait for their part ([`wait`]). What it cannot give it leaves
+//! to mod_proxy, with a [`Reason`].
 //!
 //! # Invariants
 //!
 //! - A hit makes no system call and takes no lock for longer than a look-up.
 //! - Whatever fails ends in [`Found::Pass`]: the cache never makes a request fail.
+//! - A fill holds values only, nothing of a request.
 
 #![forbid(unsafe_code)]
 
-pub mod flight;
+mod background;
+pub mod breaker;
+mod filler;
 pub mod key;
 pub mod notes;
+mod order;
 pub mod outcome;
 pub mod own_server;
+mod parts;
+mod plan;
+pub mod prefetch;
+mod verify;
+pub mod wait;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
-use std::time::{Duration, Instant, SystemTime};
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::config::{Credentials, Section};
-use crate::fetch::{Answer, Client, Failure, Rules, sigv4};
-use crate::store::format::Meta;
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::config::{DEFAULT_MATCH, Match, Section};
+use crate::fetch::{Client, Failure};
+use crate::semantics::freshness::{Lifetimes, Policy, Times};
+use crate::semantics::range::Asked;
+use crate::store::connections::Connections;
 use crate::store::held::Held;
-use crate::store::{Entry, Fill, KeyLock, Name, Store, spawn_quietly};
+pub use crate::store::now_ms;
+use crate::store::{Leader, Name, Purge, Store, Version, spawn_quietly};
 
-use flight::{Flights, Landing, Seat};
-use key::Key;
-use notes::Notes;
+use background::Background;
+use breaker::Breaker;
+use key::{Key, Upstream};
+use notes::{Logged, Note};
+use order::Order;
 pub use outcome::{Outcome, Reason};
+pub use wait::Stream;
 
 /// A failed fetch is not tried again for so long.
 const FAILED_MS: u64 = 1000;
 /// A failure of one kind for one key is logged once in so long.
 const LOGGED_MS: u64 = 60_000;
-
-/// How often it is written down when entries were last used.
-const STAMPED: Duration = Duration::from_secs(60);
+/// A fill that was left is gone on with once in so long.
+const LEFT_MS: u64 = 60_000;
+/// How often the cache looks after itself.
+const TICK: Duration = Duration::from_secs(1);
+/// How many ticks pass between two looks at the paths of what is held, and between two stamps.
+const TICKS_A_LOOK: u64 = 5;
+const TICKS_A_STAMP: u64 = 60;
+/// Storages of which it is known how they are asked.
+const ORDERED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
+/// Lines for the error log that are kept until a request comes to write them.
+const REPORTS_MAX: usize = 1000;
 
 /// What a request wants to know.
 #[derive(Clone, Copy)]
@@ -47,28 +76,35 @@ pub struct Ask<'r> {
     pub key: &'r Key,
     /// What the configuration says there.
     pub section: &'r Section<'r>,
+    /// What of the object the answer will need.
+    pub want: Want,
     /// Whether storage may be asked: not for a HEAD.
     pub may_fill: bool,
     /// Milliseconds since 1970.
     pub now_ms: u64,
 }
 
+/// What of an object an answer needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Want {
+    /// The part; several ranges count as the whole.
+    pub asked: Asked,
+    /// Whether the answer can begin with what is there and wait for the rest while it is sent.
+    pub streams: bool,
+}
+
 /// What there is for a request.
 pub enum Found {
     /// The object.
-    Entry(Arc<Entry>, Outcome),
+    Entry(Arc<Version>, Outcome),
+    /// The object on its way: what the answer begins with is there, and all of it where the answer cannot wait.
+    Filling(Stream, Outcome),
+    /// The range selects nothing of an object of so many bytes, as storage says.
+    Unsatisfiable(u64),
     /// Storage's status for an object that is not there.
     Absent(u16),
     /// Nothing: mod_proxy shall answer.
     Pass(Reason),
-}
-
-/// What there is, and what is to be logged about it.
-pub struct Finding {
-    /// What there is.
-    pub found: Found,
-    /// Lines for the error log.
-    pub reports: Vec<Report>,
 }
 
 /// A line for the error log.
@@ -90,42 +126,66 @@ pub enum ReportLevel {
     Info,
 }
 
-/// What is remembered of an object that is not in the store.
-#[derive(Clone, Copy)]
-enum Note {
-    Absent(u16),
-    /// Too large for a section that allows less than so many bytes.
-    Large(u64),
-    Pass(Reason),
+/// How an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It is fresh for so many seconds more.
+    Fresh { ttl_secs: u64 },
+    /// It has been stale for so many seconds, and may be served while storage is asked.
+    Stale { for_secs: u64 },
+    /// As before, and may be served if storage fails only.
+    IfError { for_secs: u64 },
+    /// It may not be served before storage has vouched for it.
+    Expired,
 }
 
 /// The cache of one process.
 pub struct Cache {
     store: Arc<Store>,
-    held: Arc<Held>,
-    stamper: Once,
-    flights: Flights,
-    notes: Notes<Note>,
-    logged: Notes<()>,
+    held: Held,
+    has_threads: AtomicBool,
+    /// Fills under way.
+    fills: AtomicUsize,
+    background: Background,
+    connections: Connections,
+    fill_threads: usize,
     client: Client,
+    default_match: Match,
+    /// What was ordered last of each storage, in each scope: how one goes on with what others have left.
+    ordered: Mutex<LruCache<String, Order>>,
+    /// Storages whose ETags are known to be no checksums, though they look like it.
+    odd_etags: Mutex<Vec<String>>,
+    logged: Logged,
+    /// Fills that were gone on with a short time ago.
+    left: Logged,
+    reports: Mutex<Vec<Report>>,
+    has_reports: AtomicBool,
     has_told_region: AtomicBool,
     is_stopping: AtomicBool,
 }
 
 impl Cache {
-    /// A cache over `store`. Connections are made at the first fill.
-    pub fn new(store: Store) -> Self {
-        Self {
-            store: Arc::new(store),
-            held: Arc::default(),
-            stamper: Once::new(),
-            flights: Flights::default(),
-            notes: Notes::new(),
-            logged: Notes::new(),
+    /// A cache over `store`. Connections and threads are made when they are needed.
+    pub fn new(store: Arc<Store>, connections: u32, fill_threads: u32) -> Arc<Self> {
+        Arc::new(Self {
+            connections: Connections::new(store.clone(), connections),
+            store,
+            held: Held::new(),
+            has_threads: AtomicBool::new(false),
+            fills: AtomicUsize::new(0),
+            background: Background::default(),
+            fill_threads: fill_threads as usize,
             client: Client::default(),
+            default_match: Match::new(DEFAULT_MATCH).expect("the default is a valid pattern"),
+            ordered: Mutex::new(LruCache::new(ORDERED_MAX)),
+            odd_etags: Mutex::default(),
+            logged: Logged::new(),
+            left: Logged::new(),
+            reports: Mutex::default(),
+            has_reports: AtomicBool::new(false),
             has_told_region: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The store.
@@ -133,23 +193,22 @@ impl Cache {
         &self.store
     }
 
-    /// What there is for a request; fetches what is missing.
-    pub fn find(&self, ask: &Ask<'_>) -> Finding {
-        if let Some(found) = self.held(ask) {
-            return Finding { found, reports: Vec::new() };
+    /// What there is for a request; has what is missing fetched, and waits for what the answer needs.
+    pub fn find(self: &Arc<Self>, ask: &Ask<'_>) -> Found {
+        self.held(ask).unwrap_or_else(|| self.look_further(ask))
+    }
+
+    /// The lines for the error log that fills have left behind.
+    pub fn reports(&self) -> Vec<Report> {
+        if !self.has_reports.load(Ordering::Relaxed) {
+            return Vec::new();
         }
-        let mut reports = Vec::new();
-        let found = match self.notes.get(ask.key.as_bytes(), ask.now_ms) {
-            Some(Note::Absent(status)) => Found::Absent(status),
-            Some(Note::Pass(reason)) => Found::Pass(reason),
-            Some(Note::Large(len)) if len > ask.section.object_len_max() => Found::Pass(Reason::TooLarge),
-            Some(Note::Large(_)) | None => self.look_further(ask, &mut reports),
-        };
-        Finding { found, reports }
+        self.has_reports.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *self.reports.lock())
     }
 
     /// Removes an entry of which a block is damaged; the next look is a miss.
-    pub fn discard(&self, key: &Key, entry: &Arc<Entry>) -> Report {
+    pub fn discard(&self, key: &Key, entry: &Arc<Version>) {
         self.held.remove(key.as_bytes(), entry);
         let done = match self.store.discard(entry.name(), entry.identity()) {
             Ok(true) => "removed".to_owned(),
@@ -157,215 +216,240 @@ impl Cache {
             Err(e) => e.to_string(),
         };
         let text = format!("{} is damaged in the store ({}): {done}", key.url(), entry.name().file());
-        Report { level: ReportLevel::Warning, text }
+        self.report(ReportLevel::Warning, text);
     }
 
-    /// Ends fetches that are under way and refuses new ones. Takes locks: not for a signal handler.
+    /// Drops the entries of an object, under every scope, and what is remembered of it.
+    pub fn invalidate(&self, key: &Key) -> io::Result<()> {
+        self.store.purge(Purge::Url(key.url())).map(drop)
+    }
+
+    /// Ends fetches that are under way, refuses new ones and has those who wait go on. Takes locks: not for a signal handler.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
         self.client.shutdown();
     }
 
-    fn held(&self, ask: &Ask<'_>) -> Option<Found> {
-        let entry = self.held.get(ask.key.as_bytes())?;
-        fresh(entry, ask)
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
     }
 
-    fn look_further(&self, ask: &Ask<'_>, reports: &mut Vec<Report>) -> Found {
-        self.stamper.call_once(|| self.keep_stamps());
-        let name = Name::new(ask.key.url(), ask.key.scope());
-        let stale = match self.on_disk(ask, &name) {
-            Ok(Some(entry)) => match fresh(entry, ask) {
-                Some(found) => return found,
-                None => true,
-            },
-            Ok(None) => false,
-            Err(e) => return Found::Pass(self.fail(ask, &Failure::Store(e), reports)),
+    fn held(self: &Arc<Self>, ask: &Ask<'_>) -> Option<Found> {
+        let entry = self.held.get(ask.key.as_bytes()).filter(|entry| entry.is_current())?;
+        self.served(&entry, ask)
+    }
+
+    /// The entry as an answer, if it may be one; one that is stale is revalidated meanwhile.
+    fn served(self: &Arc<Self>, entry: &Arc<Version>, ask: &Ask<'_>) -> Option<Found> {
+        let outcome = match standing(entry, &ask.section.policy(), ask.now_ms) {
+            Standing::Fresh { ttl_secs } => Outcome::Hit { ttl_secs },
+            Standing::Stale { for_secs } => {
+                if ask.may_fill && entry.wants_refresh(ask.now_ms) {
+                    self.background.refresh(self, Order::of(ask, &self.default_match));
+                }
+                Outcome::Stale { for_secs, is_error: false }
+            }
+            Standing::IfError { .. } | Standing::Expired => return None,
         };
+        entry.touch(ask.now_ms / 1000);
+        Some(Found::Entry(entry.clone(), outcome))
+    }
+
+    fn look_further(self: &Arc<Self>, ask: &Ask<'_>) -> Found {
+        self.begin_to_tick();
+        let name = Name::new(ask.key.url(), ask.key.scope());
+        let entry = match self.on_disk(ask.key, &name) {
+            Ok(entry) => entry,
+            Err(e) => return Found::Pass(self.trouble(ask.key, e)),
+        };
+        if let Some(found) = entry.as_ref().and_then(|entry| self.served(entry, ask)) {
+            return found;
+        }
         if !ask.may_fill {
             return Found::Pass(Reason::HeadNotHeld);
         }
-        match self.flights.join(ask.key.as_bytes()) {
-            Seat::Passenger(landing) => {
-                landing.map_or_else(Found::Pass, |entry| Found::Entry(entry, Outcome::Collapsed { stale }))
-            }
-            Seat::Pilot(pilot) => {
-                // A flight may have landed, and time have passed, between the look and this one.
-                let ask = &Ask { now_ms: ask.now_ms.max(now_ms()), ..*ask };
-                let (landing, outcome) = match self.held(ask) {
-                    Some(Found::Entry(entry, hit)) => (Ok(entry), hit),
-                    _ => self.fly(ask, name, reports),
-                };
-                pilot.land(&landing);
-                landing.map_or_else(Found::Pass, |entry| Found::Entry(entry, outcome))
-            }
+        let order = Arc::new(Order::of(ask, &self.default_match));
+        self.ordered.lock().put(storage_of(&order.key), Order::clone(&order));
+        match wait::Waiter::new(self, &order, ask, entry.as_ref()).run() {
+            Found::Pass(reason) => self.stale_if_error(ask, entry, reason),
+            found => found,
         }
     }
 
-    /// Writes down from time to time when entries were last used, in a thread that ends with the cache. Without the
-    /// thread the order in which entries make room is that in which they were filled.
-    fn keep_stamps(&self) {
-        let (held, store) = (Arc::downgrade(&self.held), Arc::downgrade(&self.store));
-        let work = move || {
-            while let (Some(held), Some(store)) = (held.upgrade(), store.upgrade()) {
-                held.all().iter().for_each(|entry| store.stamp(entry));
-                drop((held, store));
-                std::thread::park_timeout(STAMPED);
+    /// The entry that was held before storage failed, if it may be served then (RFC 5861, section 4).
+    fn stale_if_error(&self, ask: &Ask<'_>, entry: Option<Arc<Version>>, reason: Reason) -> Found {
+        let is_storages = matches!(reason, Reason::Failed | Reason::Denied | Reason::Breaker | Reason::Waited);
+        // It may have been purged meanwhile.
+        let entry = entry.filter(|entry| is_storages && self.store.look_again(entry));
+        let Some(entry) = entry else { return Found::Pass(reason) };
+        match standing(&entry, &ask.section.policy(), now_ms()) {
+            Standing::Stale { for_secs } | Standing::IfError { for_secs } => {
+                entry.touch(ask.now_ms / 1000);
+                Found::Entry(entry, Outcome::Stale { for_secs, is_error: true })
             }
-        };
-        let _ = spawn_quietly("usc-stamps", work);
+            Standing::Fresh { .. } | Standing::Expired => Found::Pass(reason),
+        }
     }
 
     /// The entry on disk, held from now on.
-    fn on_disk(&self, ask: &Ask<'_>, name: &Name) -> io::Result<Option<Arc<Entry>>> {
-        let entry = self.store.entry(name, ask.key.url(), ask.key.scope())?.map(Arc::new);
-        if let Some(entry) = &entry {
-            self.held.put(ask.key.as_bytes(), entry.clone());
+    fn on_disk(&self, key: &Key, name: &Name) -> io::Result<Option<Arc<Version>>> {
+        let held = self.held.get(key.as_bytes());
+        let entry = self.store.entry(name, key.url(), key.scope(), held.as_ref())?;
+        match (&entry, &held) {
+            (Some(entry), Some(held)) if Arc::ptr_eq(entry, held) => {}
+            (Some(entry), _) => self.held.put(key.as_bytes(), entry.clone()),
+            (None, Some(held)) => self.held.remove(key.as_bytes(), held),
+            (None, None) => {}
         }
         Ok(entry)
     }
 
-    /// Fetches the object under its key's lock.
-    fn fly(&self, ask: &Ask<'_>, name: Name, reports: &mut Vec<Report>) -> (Landing, Outcome) {
-        let filled = |stale| Outcome::Filled { stale };
-        let lock = match self.store.lock(name.clone()) {
-            Ok(Some(lock)) => lock,
-            Ok(None) => return (Err(Reason::Busy), filled(false)),
-            Err(e) => return (Err(self.fail(ask, &Failure::Store(e), reports)), filled(false)),
-        };
-        // Whoever had the lock before may have filled it.
-        let held = match self.on_disk(ask, &name) {
-            Ok(held) => held,
-            Err(e) => return (Err(self.fail(ask, &Failure::Store(e), reports)), filled(false)),
-        };
-        let stale = held.is_some();
-        if let Some(Found::Entry(entry, hit)) = held.clone().and_then(|entry| fresh(entry, ask)) {
-            return (Ok(entry), hit);
-        }
-        match self.fill(ask, lock, held.as_ref(), reports) {
-            Ok(()) => {}
-            Err(failure) => return (Err(self.fail(ask, &failure, reports)), filled(stale)),
-        }
-        let landing = match self.on_disk(ask, &name) {
-            Ok(Some(entry)) => Ok(entry),
-            // Somebody removed it at once.
-            Ok(None) => Err(Reason::Failed),
-            Err(e) => Err(self.fail(ask, &Failure::Store(e), reports)),
-        };
-        (landing, filled(stale))
-    }
-
-    /// Fetches the object and publishes it, or drops the entry `held` of an object that is gone.
-    fn fill(
-        &self,
-        ask: &Ask<'_>,
-        lock: KeyLock<'_>,
-        held: Option<&Arc<Entry>>,
-        reports: &mut Vec<Report>,
-    ) -> Result<(), Failure> {
-        let begun = Instant::now();
-        let rules = Rules::of(ask.section);
-        self.tell_region(ask, &rules, reports);
-        // The clock that requests are held against: another one, that is a tick ahead, would put the entry into the future.
-        let asked_at = Duration::from_millis(now_ms());
-        let answer = match self.client.get(ask.key, &rules, SystemTime::UNIX_EPOCH + asked_at) {
-            Ok(answer) => answer,
-            Err(Failure::Status(status @ (404 | 410))) => {
-                if let Some(entry) = held {
-                    self.held.remove(ask.key.as_bytes(), entry);
-                    lock.discard(entry.identity()).map_err(Failure::Store)?;
-                }
-                return Err(Failure::Status(status));
-            }
-            Err(failure) => return Err(failure),
-        };
-        let len = answer.len.ok_or(Failure::NoLength)?;
-        if len > ask.section.object_len_max() {
-            return Err(Failure::TooLarge(len));
-        }
-        store_answer(ask.key, lock, answer, len, asked_at)?;
-        let took = begun.elapsed();
-        reports.push(Report {
-            level: ReportLevel::Info,
-            text: format!("filled {} ({len} bytes in {:.3} s)", ask.key.url(), took.as_secs_f64()),
-        });
-        Ok(())
-    }
-
-    /// Says once that no region is configured and which one is signed for.
-    fn tell_region(&self, ask: &Ask<'_>, rules: &Rules<'_>, reports: &mut Vec<Report>) {
-        let signs = matches!(rules.credentials, Credentials::Keys { .. });
-        if !signs || rules.region.is_some() || self.has_told_region.swap(true, Ordering::Relaxed) {
+    /// Looks after the cache once a second, in threads that end with it. Without them nobody is the worse for it but the disk:
+    /// entries make room in the order in which they were filled, and what was removed stays mapped.
+    fn begin_to_tick(self: &Arc<Self>) {
+        if self.has_threads.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (region, host) = (sigv4::region(rules, ask.key), ask.key.authority());
-        let text = format!("no S3Region is set: requests to {host} are signed (version 4) for {region}");
-        reports.push(Report { level: ReportLevel::Notice, text });
+        let mut leader = Leader::new();
+        // It may take seconds, which what is held cannot wait for. What cannot be tended now is a second later.
+        let lead = move |cache: &Arc<Self>, _: u64| drop(leader.tick(&cache.store, now_ms()));
+        let begun = self.each_second("usc-leader", lead).and_then(|()| self.each_second("usc-tick", Self::tick));
+        // The next request tries again; two leaders in one process do no harm.
+        self.has_threads.store(begun.is_ok(), Ordering::Relaxed);
     }
 
-    /// Remembers a failure for as long as its kind calls for, and reports it.
-    fn fail(&self, ask: &Ask<'_>, failure: &Failure, reports: &mut Vec<Report>) -> Reason {
-        if self.is_stopping.load(Ordering::Relaxed) {
-            return Reason::Stopping;
+    fn each_second(
+        self: &Arc<Self>,
+        name: &str,
+        mut work: impl FnMut(&Arc<Self>, u64) + Send + 'static,
+    ) -> io::Result<()> {
+        let cache = Arc::downgrade(self);
+        spawn_quietly(name, move || {
+            for tick in 1.. {
+                std::thread::park_timeout(TICK);
+                let Some(cache) = cache.upgrade().filter(|cache| !cache.is_stopping()) else { return };
+                // Once more in a second.
+                let _ = catch_unwind(AssertUnwindSafe(|| work(&cache, tick)));
+            }
+        })
+    }
+
+    fn tick(self: &Arc<Self>, tick: u64) {
+        self.held.retain(|entry| entry.is_current());
+        if tick.is_multiple_of(TICKS_A_LOOK) {
+            if self.store.refresh_control().unwrap_or(false) {
+                self.held.retain(|_| false);
+            }
+            self.held.retain(|entry| self.store.look_again(entry));
         }
-        let expire_ms = u64::from(ask.section.expire_secs()) * 1000;
-        let negative_ms = u64::from(ask.section.negative_expire_secs()) * 1000;
-        let (note, for_ms, reason) = match failure {
-            Failure::Status(status @ (404 | 410)) => (Note::Absent(*status), negative_ms, Reason::NotFound),
-            Failure::Status(401 | 403) => (Note::Pass(Reason::Denied), negative_ms, Reason::Denied),
-            Failure::TooLarge(len) => (Note::Large(*len), expire_ms, Reason::TooLarge),
-            Failure::NoLength => (Note::Pass(Reason::NoLength), expire_ms, Reason::NoLength),
-            Failure::Store(_) => (Note::Pass(Reason::Store), FAILED_MS, Reason::Store),
-            _ => (Note::Pass(Reason::Failed), FAILED_MS, Reason::Failed),
+        // What cannot be looked at now is a second later.
+        for (url, scope) in self.store.left_fills().unwrap_or_default() {
+            self.go_on(&url, &scope);
+        }
+        if tick.is_multiple_of(TICKS_A_STAMP) {
+            self.held.all().iter().for_each(|entry| self.store.stamp(entry));
+        }
+    }
+
+    /// Has a fill that somebody has left gone on with, if this process knows how its storage is asked.
+    fn go_on(self: &Arc<Self>, url: &str, scope: &str) {
+        let filename = format!("proxy:{url}");
+        let key = Upstream::parse(filename.as_bytes()).and_then(|upstream| upstream.key(scope, false));
+        let Ok(key) = key else { return };
+        let order = self.ordered.lock().get(&storage_of(&key)).map(|order| order.with_key(key));
+        let is_idle = |order: &Order| wait::remembered(self, order, u64::MAX).is_none();
+        // One that fails again and again is left to those who ask for it.
+        let is_due = |order: &Order| self.left.is_due(order.key.as_bytes(), now_ms(), LEFT_MS);
+        if let Some(order) = order.filter(|order| is_idle(order) && is_due(order)) {
+            self.background.go_on(self, order);
+        }
+    }
+
+    /// The breaker of an order's storage does `what`.
+    fn with_breaker<T>(&self, order: &Order, what: impl FnOnce(Breaker<'_>) -> T) -> T {
+        what(self.store.control().breaker(order.key.authority()))
+    }
+
+    /// Remembers what a fill has failed of for as long as its kind calls for, for all processes, and reports it.
+    fn fail(&self, order: &Order, failure: &Failure) {
+        if self.is_stopping() {
+            return;
+        }
+        let expire_ms = u64::from(order.policy.expire_secs) * 1000;
+        let (note, for_ms) = match failure {
+            Failure::Status(status @ (404 | 410)) => (Note::Absent(*status), order.negative_ms()),
+            Failure::Status(401 | 403) => (Note::Pass(Reason::Denied), order.negative_ms()),
+            Failure::TooLarge(len) => (Note::Large(*len), expire_ms),
+            Failure::NoLength => (Note::Pass(Reason::NoLength), expire_ms),
+            Failure::NotStorable(_) => (Note::Pass(Reason::NotStorable), expire_ms),
+            Failure::Store(_) => (Note::Pass(Reason::Store), FAILED_MS),
+            _ => (Note::Pass(Reason::Failed), FAILED_MS),
         };
-        // The fetch took time: what it found out counts from now.
-        let now_ms = ask.now_ms.max(now_ms());
-        self.notes.put(ask.key.as_bytes(), note, now_ms + for_ms);
-        reports.extend(self.report(ask, failure, now_ms));
-        reason
-    }
-
-    fn report(&self, ask: &Ask<'_>, failure: &Failure, now_ms: u64) -> Option<Report> {
-        let what = [failure.word().as_bytes(), b" ", ask.key.as_bytes()].concat();
-        if self.logged.get(&what, now_ms).is_some() {
-            return None;
-        }
-        self.logged.put(&what, (), now_ms + LOGGED_MS);
+        let now_ms = now_ms();
+        self.store.control().put_note(&order.digest, note.encode(now_ms, now_ms + for_ms));
         let level = match failure {
-            Failure::Status(404 | 410) | Failure::TooLarge(_) | Failure::NoLength => ReportLevel::Info,
+            Failure::Status(404 | 410) | Failure::TooLarge(_) | Failure::NoLength | Failure::NotStorable(_) => {
+                ReportLevel::Info
+            }
             _ => ReportLevel::Warning,
         };
-        let text = format!("cannot fill {}: {failure}; left to mod_proxy", ask.key.url());
-        Some(Report { level, text })
+        self.report_once(level, &order.key, failure.word(), || format!("cannot fill {}: {failure}", order.key.url()));
+    }
+
+    /// The store is in trouble for this process: that says nothing about others.
+    fn trouble(&self, key: &Key, e: io::Error) -> Reason {
+        let failure = Failure::Store(e);
+        let text = || format!("cannot look up {}: {failure}", key.url());
+        self.report_once(ReportLevel::Warning, key, failure.word(), text);
+        Reason::Store
+    }
+
+    /// Leaves a line of one kind about a key once in a while.
+    fn report_once(&self, level: ReportLevel, key: &Key, kind: &str, text: impl FnOnce() -> String) {
+        let what = [kind.as_bytes(), b" ", key.as_bytes()].concat();
+        if self.logged.is_due(&what, now_ms(), LOGGED_MS) {
+            self.report(level, text() + "; left to mod_proxy");
+        }
+    }
+
+    /// Leaves a line for the error log: threads of ours do not write it themselves.
+    fn report(&self, level: ReportLevel, text: String) {
+        let mut reports = self.reports.lock();
+        if reports.len() < REPORTS_MAX {
+            reports.push(Report { level, text });
+        }
+        drop(reports);
+        self.has_reports.store(true, Ordering::Relaxed);
     }
 }
 
-/// Milliseconds since 1970, by a clock that ticks every few milliseconds and costs no system call.
-pub fn now_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+/// What orders for one storage in one scope have in common.
+fn storage_of(key: &Key) -> String {
+    let scheme = key.url().split("://").next().unwrap_or_default();
+    format!("{scheme}://{} {}", key.authority(), key.scope())
 }
 
-fn fresh(entry: Arc<Entry>, ask: &Ask<'_>) -> Option<Found> {
-    let now = ask.now_ms / 1000;
-    let ttl_secs = entry.ttl_secs(now, ask.section.expire_secs())?;
-    entry.touch(now);
-    Some(Found::Entry(entry, Outcome::Hit { ttl_secs }))
-}
-
-/// Writes an answer of `len` bytes into the store; `asked_at` counts from 1970.
-fn store_answer(key: &Key, lock: KeyLock<'_>, answer: Answer, len: u64, asked_at: Duration) -> Result<(), Failure> {
-    let meta = Meta {
-        url: key.url().into(),
-        scope: key.scope().into(),
-        body_len: len,
-        fetched_at: asked_at.as_secs(),
-        initial_age_secs: answer.age_secs,
-        fields: answer.fields,
+fn standing(entry: &Version, policy: &Policy, now_ms: u64) -> Standing {
+    let fields = entry.fields().map(|(name, value)| (name.to_bytes(), value.to_bytes()));
+    let times = Times {
+        asked_at: entry.fetched_at_ms() / 1000,
+        vouched_at: entry.validated_at_ms() / 1000,
+        initial_age_secs: entry.initial_age_secs(),
     };
-    let mut fill = Fill::begin(lock, &meta).map_err(Failure::Store)?;
-    answer.body.copy(len, |piece| fill.write(piece))?;
-    fill.publish().map_err(Failure::Store)
+    let lifetimes = Lifetimes::of(fields, *policy, times);
+    // A time in the future vouches for nothing.
+    let Some(resident_ms) = now_ms.checked_sub(entry.validated_at_ms()) else { return Standing::Expired };
+    let fresh_ms = lifetimes.fresh_secs * 1000;
+    let for_secs = resident_ms.saturating_sub(fresh_ms) / 1000;
+    if resident_ms < fresh_ms {
+        Standing::Fresh { ttl_secs: (fresh_ms - resident_ms).div_ceil(1000) }
+    } else if for_secs < lifetimes.stale_while_revalidate_secs {
+        Standing::Stale { for_secs }
+    } else if for_secs < lifetimes.stale_if_error_secs {
+        Standing::IfError { for_secs }
+    } else {
+        Standing::Expired
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,20 @@ pub enum Outcome {
         /// Whether a version that was no longer fresh was in the store.
         stale: bool,
     },
+    /// Storage vouched for what is in the store while this request waited; `collapsed` where another one asked.
+    Revalidated {
+        /// Whether another request asked storage.
+        collapsed: bool,
+    },
+    /// From the store, though it has not been fresh for that many seconds.
+    Stale {
+        /// Seconds since it was fresh.
+        for_secs: u64,
+        /// Whether it is served because storage fails.
+        is_error: bool,
+    },
+    /// Storage was asked, and the range selects nothing.
+    Unsatisfiable,
     /// Storage said a moment ago that there is no such object.
     Absent,
 }
@@ -40,6 +54,13 @@ impl Outcome {
             Self::Filled { stale: true } => line.push("fwd=stale; fwd-status=200; stored"),
             Self::Collapsed { stale: false } => line.push("fwd=uri-miss; fwd-status=200; collapsed"),
             Self::Collapsed { stale: true } => line.push("fwd=stale; fwd-status=200; collapsed"),
+            Self::Revalidated { collapsed: false } => line.push("fwd=stale; fwd-status=304"),
+            Self::Revalidated { collapsed: true } => line.push("fwd=stale; fwd-status=304; collapsed"),
+            Self::Stale { for_secs, is_error } => {
+                line.push("hit; ttl=-").push_number(for_secs);
+                line.push(if is_error { "; detail=stale-if-error" } else { "" })
+            }
+            Self::Unsatisfiable => line.push("fwd=uri-miss; fwd-status=416"),
             Self::Absent => line.push("hit; detail=absent"),
         };
         line
@@ -48,30 +69,32 @@ impl Outcome {
 
 /// What was met by a client's request and the sub-requests that were made for it.
 #[derive(Clone, Copy, Default)]
-pub struct Tally([u32; 5]);
+pub struct Tally([u32; 7]);
 
 impl Tally {
     /// Long enough for each count at its largest.
-    pub const TEXT_LEN: usize = 96;
+    pub const TEXT_LEN: usize = 160;
 
     /// Counts an answer of ours.
     pub fn count(&mut self, outcome: Outcome) {
         self.add(match outcome {
             Outcome::Hit { .. } => 0,
-            Outcome::Filled { .. } => 1,
+            Outcome::Filled { .. } | Outcome::Unsatisfiable => 1,
             Outcome::Collapsed { .. } => 2,
-            Outcome::Absent => 3,
+            Outcome::Revalidated { .. } => 3,
+            Outcome::Stale { .. } => 4,
+            Outcome::Absent => 5,
         });
     }
 
     /// Counts a request that matched and was left to mod_proxy.
     pub fn count_bypass(&mut self) {
-        self.add(4);
+        self.add(6);
     }
 
     /// What was met, as in `hit=3,miss=1`.
     pub fn text(&self) -> Line<{ Self::TEXT_LEN }> {
-        const NAMES: [&str; 5] = ["hit", "miss", "collapsed", "absent", "bypass"];
+        const NAMES: [&str; 7] = ["hit", "miss", "collapsed", "revalidated", "stale", "absent", "bypass"];
         let mut text = Line::new();
         for (name, count) in NAMES.iter().zip(self.0).filter(|(_, count)| *count > 0) {
             let comma = if text.as_bytes().is_empty() { "" } else { "," };
@@ -104,8 +127,16 @@ pub enum Reason {
     HeadNotHeld,
     /// A body came with the request.
     Body,
-    /// Another process is filling the key.
+    /// The fill that this request waited for made no progress for `UspStorageCacheWait`.
+    Waited,
+    /// This process has too many fills under way.
     Busy,
+    /// Storage has failed again and again a moment ago: nobody waits for it.
+    Breaker,
+    /// Storage says that it shall not be stored.
+    NotStorable,
+    /// The range selects nothing.
+    Unsatisfiable,
     /// The fetch that this request waited for failed, or one failed a moment ago.
     Failed,
     /// Storage refuses the object to our credentials.
@@ -133,7 +164,11 @@ impl fmt::Display for Reason {
             Self::SeveralRanges => "several-ranges",
             Self::HeadNotHeld => "head-not-held",
             Self::Body => "request-body",
-            Self::Busy => "filled-by-another-child",
+            Self::Waited => "wait",
+            Self::Busy => "busy",
+            Self::Breaker => "breaker",
+            Self::NotStorable => "not-storable",
+            Self::Unsatisfiable => "unsatisfiable",
             Self::Failed => "failed",
             Self::Denied => "denied",
             Self::NotFound => "not-found",
@@ -157,6 +192,6 @@ mod tests {
         tally.count(Outcome::Filled { stale: true });
         tally.count_bypass();
         assert_eq!(tally.text().as_bytes(), b"hit=2,miss=1,bypass=1");
-        assert!(Tally([u32::MAX; 5]).text().as_bytes().ends_with(b",bypass=4294967295"));
+        assert!(Tally([u32::MAX; 7]).text().as_bytes().ends_with(b",bypass=4294967295"));
     }
 }
