@@ -206,7 +206,14 @@ pub enum RangeAnswer {
 }
 
 /// The pattern of `UspStorageCacheMatch`, compiled.
+#[derive(Clone)]
 pub struct Match(Regex);
+
+impl PartialEq for Match {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
 
 impl Match {
     /// Compiles `pattern`; the error says what the pattern lacks.
@@ -222,7 +229,7 @@ impl Match {
 }
 
 /// What a server, virtual host, `<Location>` or `<Proxy>` says; `None` is what it leaves open.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub struct Section<'c> {
     enabled: Option<bool>,
     matching: Option<&'c Match>,
@@ -248,9 +255,9 @@ pub struct Section<'c> {
 }
 
 impl<'c> Section<'c> {
-    /// What holds in a section `inner` that lies in `outer`.
-    pub fn merge(outer: &Self, inner: &Self) -> Self {
-        Self {
+    /// What holds in a section `inner` that lies in `outer`; `None` where it says nothing, so that `outer` holds.
+    pub fn merge(outer: &Self, inner: &Self) -> Option<Self> {
+        (*inner != Self::default()).then(|| Self {
             enabled: inner.enabled.or(outer.enabled),
             matching: inner.matching.or(outer.matching),
             object_len_max: inner.object_len_max.or(outer.object_len_max),
@@ -272,7 +279,7 @@ impl<'c> Section<'c> {
             security_token: inner.security_token.or(outer.security_token),
             region: inner.region.or(outer.region),
             use_headers: inner.use_headers.or(outer.use_headers),
-        }
+        })
     }
 
     /// Sets the pattern of `UspStorageCacheMatch`.
@@ -409,7 +416,9 @@ impl Credentials<'_> {
     pub fn scope(&self) -> &str {
         match self {
             Self::Keys { access_key, .. } => access_key,
-            _ => "",
+            // What fails for want of a key says nothing about requests that go unsigned.
+            Self::Incomplete { .. } => "incomplete",
+            Self::None => "",
         }
     }
 }
@@ -422,6 +431,7 @@ pub struct Host<'c> {
     free_len_min: Option<u64>,
     connections: Option<u32>,
     fill_threads: Option<u32>,
+    read_at_ms: u64,
     /// Whether any section of this server switches the module on.
     pub used: bool,
     /// Upstream URLs of this server that stand for a socket.
@@ -437,6 +447,16 @@ pub struct SocketUrl<'c> {
 }
 
 impl<'c> Host<'c> {
+    /// Nothing said yet, in a configuration that is read at `read_at_ms` since 1970.
+    pub fn new(read_at_ms: u64) -> Self {
+        Self { read_at_ms, ..Self::default() }
+    }
+
+    /// When the configuration was read, in milliseconds since 1970: the limits of the younger one hold.
+    pub fn read_at_ms(&self) -> u64 {
+        self.read_at_ms
+    }
+
     /// What holds in the virtual host `inner` of the server `outer`.
     pub fn merge(outer: &Self, inner: &Self) -> Self {
         Self { used: inner.used, sockets: inner.sockets, ..*outer }
@@ -638,8 +658,9 @@ mod tests {
         for (name, value, want, default, shown) in rows {
             let (open, mut said) = (Section::default(), Section::default());
             set(&mut said, &mut Host::default(), name, value).expect(name);
-            let merged = [Section::merge(&open, &said), Section::merge(&said, &open), open];
-            assert_eq!(merged.map(|section| shown(&section)), [want, want, default], "{name} {value}");
+            let merged = Section::merge(&open, &said).expect(name);
+            assert_eq!([merged, said, open].map(|section| shown(&section)), [want, want, default], "{name} {value}");
+            assert!(Section::merge(&said, &open).is_none(), "{name} {value}");
         }
     }
 
@@ -647,7 +668,7 @@ mod tests {
     fn an_inner_section_overrides_only_what_it_sets() {
         let outer = Section { enabled: Some(true), expire: Some(10), ..Section::default() };
         let inner = Section { expire: Some(20), ..Section::default() };
-        let merged = Section::merge(&outer, &inner);
+        let merged = Section::merge(&outer, &inner).expect("the inner one says something");
         assert!(merged.enabled());
         assert_eq!(merged.expire_secs(), 20);
         assert_eq!(merged.timeout(), Duration::from_secs(10));

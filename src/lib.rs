@@ -5,9 +5,10 @@
 //!
 //! 1. [`module`]: how httpd knows the module, its directives ([`config`]) and hooks.
 //! 2. [`hooks`]: a request is recognised by where mod_proxy would send it, and answered.
-//! 3. [`semantics`]: which part of an object is asked for.
+//! 3. [`semantics`]: which part of an object is asked for, and how long what is stored may be served.
 //! 4. [`cache`]: where its bytes come from, and why.
-//! 5. [`store`]: versions of objects as files, mapped; [`fetch`]: storage, signed and pooled.
+//! 5. [`store`]: versions of objects as files, mapped; [`fetch`]: storage, signed and pooled; [`manifest`]: what a
+//!    server manifest names, which is fetched ahead.
 //! 6. [`ffi`]: the only door to C.
 //!
 //! Without the feature `httpd` everything but the module itself builds and is tested: [`module`], [`hooks`] and
@@ -20,6 +21,7 @@ pub mod fetch;
 pub mod ffi;
 #[cfg(feature = "httpd")]
 pub mod hooks;
+pub mod manifest;
 #[cfg(feature = "httpd")]
 pub mod module;
 pub mod semantics;

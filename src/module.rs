@@ -6,8 +6,10 @@ use crate::ffi::config::{Configuration, Module, Setting};
 use crate::ffi::hook::{self, ModuleNames};
 use crate::ffi::{guard, server, sys};
 use crate::hooks::handler::Handler;
+use crate::hooks::invalidate::Invalidate;
 use crate::hooks::life::{Begin, Prepare, Stop};
 use crate::hooks::tally::Note;
+use crate::store::now_ms;
 
 /// What httpd reads when it loads the module.
 #[allow(non_upper_case_globals, reason = "the name that LoadModule gives")]
@@ -42,6 +44,7 @@ extern "C" fn register_hooks(_: *mut sys::apr_pool_t) {
         hook::child_init::<Begin>();
         hook::child_stopping::<Stop>();
         hook::content_handler::<Handler, _>(&SUCCESSORS);
+        hook::answer_look::<Invalidate>();
     });
 }
 
@@ -61,12 +64,12 @@ impl Configuration for Config {
         Section::default()
     }
 
-    fn merge_sections<'c>(outer: &Self::Section<'c>, inner: &Self::Section<'c>) -> Self::Section<'c> {
+    fn merge_sections<'c>(outer: &Self::Section<'c>, inner: &Self::Section<'c>) -> Option<Self::Section<'c>> {
         Section::merge(outer, inner)
     }
 
     fn new_host<'c>() -> Self::Host<'c> {
-        Host::default()
+        Host::new(now_ms())
     }
 
     fn merge_hosts<'c>(outer: &Self::Host<'c>, inner: &Self::Host<'c>) -> Self::Host<'c> {

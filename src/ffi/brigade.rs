@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - A bucket gives bytes that its owner vouches for at that moment, or an error.
+//! - A bucket gives bytes that its owner vouches for at that moment, or an error; it waits for them only if it may.
 //! - A bucket's bytes live as long as any bucket over them, past the request and on whatever thread of the child
 //!   drops the last one: they hold their owner, and nothing of the request's pool.
 
@@ -18,8 +18,18 @@ use super::sys;
 
 /// Who keeps the bytes of a body.
 pub trait Bytes: Send + Sync + 'static {
-    /// The bytes of `part` of the body; `None` where they are found damaged.
-    fn read(&self, part: &Range<u64>) -> Option<&[u8]>;
+    /// The bytes of `part` of the body, which is not empty; those that come are waited for only if it may be.
+    fn read(&self, part: &Range<u64>, may_wait: bool) -> Read<'_>;
+}
+
+/// What an owner has of a part.
+pub enum Read<'b> {
+    /// Bytes from its beginning, at least one.
+    Bytes(&'b [u8]),
+    /// Nothing yet.
+    NotYet,
+    /// They are damaged, or will not come.
+    Broken,
 }
 
 /// What is sent behind the head of an answer.
@@ -96,9 +106,12 @@ struct Shared {
     at: u64,
     /// From `Arc::into_raw`, of the type that both functions are made for.
     owner: *const c_void,
-    read: unsafe fn(*const c_void, &Range<u64>) -> Option<*const u8>,
+    read: unsafe fn(*const c_void, &Range<u64>, bool) -> Found,
     release: unsafe fn(*const c_void),
 }
+
+/// What was found of a part: where, and how many bytes, or what to tell APR.
+type Found = Result<(*const u8, usize), sys::apr_status_t>;
 
 struct BucketType(sys::apr_bucket_type_t);
 
@@ -148,7 +161,7 @@ unsafe extern "C" fn read(
     bucket: *mut sys::apr_bucket,
     text: *mut *const c_char,
     len: *mut sys::apr_size_t,
-    _: sys::apr_read_type_e,
+    how: sys::apr_read_type_e,
 ) -> sys::apr_status_t {
     guard::catch(sys::APR_EGENERAL, || {
         // SAFETY: APR passes a live bucket of this type; one field is read.
@@ -169,14 +182,21 @@ unsafe extern "C" fn read(
         // SAFETY: as above.
         let read_from = unsafe { (*data).read };
         let from = at + u64::try_from(start).unwrap_or(0);
+        let part = from..from + bucket_len as u64;
         // SAFETY: `owner` is of the type that the function was made for, and alive.
-        let Some(bytes) = (unsafe { read_from(owner, &(from..from + bucket_len as u64)) }) else {
-            return sys::APR_EGENERAL;
+        let found = unsafe { read_from(owner, &part, how == sys::apr_read_type_e_APR_BLOCK_READ) };
+        let (bytes, found_len) = match found {
+            Ok(found) => found,
+            Err(status) => return status,
         };
+        if found_len < bucket_len {
+            // SAFETY: a live bucket of this type; what is not there yet becomes a bucket behind this one.
+            unsafe { sys::apr_bucket_shared_split(bucket, found_len) };
+        }
         // SAFETY: APR passes two places to write to.
         unsafe { text.write(bytes.cast()) };
         // SAFETY: as above.
-        unsafe { len.write(bucket_len) };
+        unsafe { len.write(found_len.min(bucket_len)) };
         sys::APR_SUCCESS
     })
 }
@@ -184,7 +204,7 @@ unsafe extern "C" fn read(
 unsafe extern "C" fn destroy(data: *mut c_void) {
     guard::catch((), || {
         // SAFETY: APR passes the data of a bucket of this type, once for each bucket.
-        if unsafe { sys::apr_bucket_shared_destroy(data) } == 0 {
+        if unsafe { sys::apr_bucket_shared_destroy(data) } == 0 || super::child::is_over() {
             return;
         }
         let shared = data.cast::<Shared>();
@@ -202,10 +222,14 @@ unsafe extern "C" fn destroy(data: *mut c_void) {
 /// # Safety
 ///
 /// `owner` comes from `Arc::<T>::into_raw` and is alive.
-unsafe fn read_from<T: Bytes>(owner: *const c_void, part: &Range<u64>) -> Option<*const u8> {
+unsafe fn read_from<T: Bytes>(owner: *const c_void, part: &Range<u64>, may_wait: bool) -> Found {
     // SAFETY: the caller's promise.
     let owner = unsafe { &*owner.cast::<T>() };
-    owner.read(part).map(<[u8]>::as_ptr)
+    match owner.read(part, may_wait) {
+        Read::Bytes(bytes) => Ok((bytes.as_ptr(), bytes.len())),
+        Read::NotYet => Err(libc::EAGAIN),
+        Read::Broken => Err(sys::APR_EGENERAL),
+    }
 }
 
 /// # Safety

@@ -1,7 +1,21 @@
 //! What a child process has once, made when the child begins.
 
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+/// Whether the process ends within a signal handler.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+
+/// From now on nothing is freed any more: httpd ends a child without threads within a signal handler, and the handler may stand in the
+/// midst of an allocation.
+pub fn leave_all() {
+    IS_OVER.store(true, Ordering::Relaxed);
+}
+
+/// Whether what is let go of is to be left as it is.
+pub(super) fn is_over() -> bool {
+    IS_OVER.load(Ordering::Relaxed)
+}
 
 /// A place for one value, which is never dropped: threads may use it until the process ends.
 pub struct Slot<T>(AtomicPtr<T>);

@@ -26,8 +26,8 @@ pub trait Configuration: 'static {
     fn module() -> &'static Module;
     /// A section in which nothing is set.
     fn new_section<'c>() -> Self::Section<'c>;
-    /// What holds in `inner`, which lies in `outer`.
-    fn merge_sections<'c>(outer: &Self::Section<'c>, inner: &Self::Section<'c>) -> Self::Section<'c>;
+    /// What holds in `inner`, which lies in `outer`; `None` where that is what `outer` says.
+    fn merge_sections<'c>(outer: &Self::Section<'c>, inner: &Self::Section<'c>) -> Option<Self::Section<'c>>;
     /// A server in which nothing is set.
     fn new_host<'c>() -> Self::Host<'c>;
     /// What holds in the virtual host `inner` of the server `outer`.
@@ -141,11 +141,13 @@ unsafe extern "C" fn merge_sections<C: Configuration>(
 ) -> *mut c_void {
     guard::catch(null_mut(), || {
         // SAFETY: httpd passes what `create_section` or this function made.
-        let outer = unsafe { &*outer.cast::<C::Section<'_>>() };
+        let outer_section = unsafe { &*outer.cast::<C::Section<'_>>() };
         // SAFETY: as above.
         let inner = unsafe { &*inner.cast::<C::Section<'_>>() };
         // SAFETY: httpd passes a pool that lives no longer than both.
-        unsafe { Pool::from_raw(pool) }.place(C::merge_sections(outer, inner)).cast()
+        let pool = unsafe { Pool::from_raw(pool) };
+        // httpd merges for each request, and most sections say nothing of ours.
+        C::merge_sections(outer_section, inner).map_or(outer, |merged| pool.place(merged).cast())
     })
 }
 

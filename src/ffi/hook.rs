@@ -61,6 +61,15 @@ pub trait ChildStopping {
     fn run(is_graceful: bool);
 }
 
+/// Runs when an answer begins to be sent, for requests that ask for it ([`Request::look_at_answer`]).
+pub trait AnswerLook {
+    /// The name of the filter that does it.
+    const NAME: &'static CStr;
+
+    /// Looks at `request`, whose status is known.
+    fn run(request: &Request<'_>);
+}
+
 /// A list of module names for the order of hooks. `N` counts the end mark.
 #[repr(transparent)]
 pub struct ModuleNames<const N: usize>([*const c_char; N]);
@@ -86,6 +95,23 @@ impl<const N: usize> ModuleNames<N> {
 pub fn content_handler<H: ContentHandler, const N: usize>(successors: &'static ModuleNames<N>) {
     // SAFETY: called while httpd registers hooks; the list is static.
     unsafe { sys::ap_hook_handler(Some(handle::<H>), null(), successors.0.as_ptr(), sys::APR_HOOK_REALLY_FIRST) };
+}
+
+/// Makes it possible that `H` runs when an answer begins to be sent.
+pub fn answer_look<H: AnswerLook>() {
+    let kind = sys::ap_filter_type_AP_FTYPE_CONTENT_SET;
+    // SAFETY: called while httpd registers hooks; the name is static.
+    unsafe { sys::ap_register_output_filter(H::NAME.as_ptr(), Some(look::<H>), None, kind) };
+}
+
+impl Request<'_> {
+    /// Has `H` run when the answer begins to be sent.
+    pub fn look_at_answer<H: AnswerLook>(&self) {
+        // SAFETY: the request lives; one field is read.
+        let connection = unsafe { (*self.raw()).connection };
+        // SAFETY: the filter was registered, and the request and its connection live.
+        unsafe { sys::ap_add_output_filter(H::NAME.as_ptr(), std::ptr::null_mut(), self.raw(), connection) };
+    }
 }
 
 /// Runs `H` after the configuration was read.
@@ -121,6 +147,24 @@ unsafe extern "C" fn handle<H: ContentHandler>(raw: *mut sys::request_rec) -> c_
         let request = unsafe { Request::from_raw(raw) };
         H::run(&request).into_raw()
     })
+}
+
+unsafe extern "C" fn look<H: AnswerLook>(
+    filter: *mut sys::ap_filter_t,
+    brigade: *mut sys::apr_bucket_brigade,
+) -> sys::apr_status_t {
+    guard::catch((), || {
+        // SAFETY: httpd passes a live filter of a request.
+        let raw = unsafe { (*filter).r };
+        // SAFETY: the request lives as long as its filters.
+        H::run(&unsafe { Request::from_raw(raw) });
+    });
+    // SAFETY: as above; one field is read.
+    let next = unsafe { (*filter).next };
+    // SAFETY: the filter is done; it stays allocated with the request.
+    unsafe { sys::ap_remove_output_filter(filter) };
+    // SAFETY: what was passed goes on to the next filter.
+    unsafe { sys::ap_pass_brigade(next, brigade) }
 }
 
 unsafe extern "C" fn after_config<H: PostConfig>(

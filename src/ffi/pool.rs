@@ -74,6 +74,9 @@ impl<'p> Pool<'p> {
 
 unsafe extern "C" fn drop_kept<T>(kept: *mut c_void) -> sys::apr_status_t {
     super::guard::catch(sys::APR_EGENERAL, || {
+        if super::child::is_over() {
+            return sys::APR_SUCCESS;
+        }
         // SAFETY: `keep` made it by `Box::into_raw`, and httpd runs a cleanup once.
         drop(unsafe { Box::from_raw(kept.cast::<T>()) });
         sys::APR_SUCCESS
@@ -82,6 +85,9 @@ unsafe extern "C" fn drop_kept<T>(kept: *mut c_void) -> sys::apr_status_t {
 
 unsafe extern "C" fn drop_held<T>(held: *mut c_void) -> sys::apr_status_t {
     super::guard::catch(sys::APR_EGENERAL, || {
+        if super::child::is_over() {
+            return sys::APR_SUCCESS;
+        }
         // SAFETY: `hold` made it by `Arc::into_raw`, and httpd runs a cleanup once.
         drop(unsafe { Arc::from_raw(held.cast_const().cast::<T>()) });
         sys::APR_SUCCESS

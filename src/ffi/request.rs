@@ -95,6 +95,14 @@ impl<'hook> Request<'hook> {
         top
     }
 
+    /// Whether its connection is one of several within the client's own, as with HTTP/2.
+    pub fn is_multiplexed(&self) -> bool {
+        // SAFETY: as in `proxied`.
+        let connection = unsafe { (*self.raw()).connection };
+        // SAFETY: a request's connection lives longer than the request; one field is read.
+        !unsafe { (*connection).master }.is_null()
+    }
+
     /// Whether it has a brigade for a body that was read before; mod_proxy keeps its connection only then.
     pub fn has_kept_body(&self) -> bool {
         // SAFETY: as in `proxied`.
@@ -139,6 +147,12 @@ impl<'hook> Request<'hook> {
         let server = unsafe { (*self.raw()).server };
         // SAFETY: servers live as long as the configuration.
         unsafe { Server::from_raw(server) }
+    }
+
+    /// The answer's status.
+    pub fn status(&self) -> u16 {
+        // SAFETY: as in `proxied`.
+        u16::try_from(unsafe { (*self.raw()).status }).unwrap_or(0)
     }
 
     /// Sets the answer's status.

@@ -5,17 +5,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::recognise::{NotOurs, Recognised, recognise};
-use super::{CHILD, Child, tally};
-use crate::cache::{self, Ask, Cache, Found, Outcome, Reason, Report, ReportLevel};
+use super::{CHILD, Child, invalidate, tally};
+use crate::cache::wait::Piece;
+use crate::cache::{self, Ask, Cache, Found, Outcome, Reason, ReportLevel, Stream, Want};
 use crate::config::Section;
-use crate::ffi::brigade::{Body, Bytes};
+use crate::ffi::brigade::{Body, Bytes, Read};
 use crate::ffi::hook::{Answer, ContentHandler};
 use crate::ffi::log::Level;
 use crate::ffi::request::{Proxied, Request};
 use crate::module::{Config, usp_storage_cache_module};
 use crate::semantics::line::Line;
 use crate::semantics::range::{self, Asked};
-use crate::store::Entry;
+use crate::store::Version;
 
 /// From this length on a whole object goes to an outside client by `sendfile` (docs/performance.md).
 const SENDFILE_LEN_MIN: u64 = 512 * 1024;
@@ -43,8 +44,10 @@ impl ContentHandler for Handler {
                 answer(request, section, child, &ours)
             }
             Err(why) => {
-                if let NotOurs::Passed(_) = why {
-                    tally::count_bypass(request);
+                match why {
+                    NotOurs::Passed(_) => tally::count_bypass(request),
+                    NotOurs::Method => invalidate::watch(request, section, child),
+                    _ => {}
                 }
                 trace(request, |line| write!(line, "not ours: {why}"));
                 Answer::Declined
@@ -53,65 +56,102 @@ impl ContentHandler for Handler {
     }
 }
 
-impl Bytes for Entry {
-    fn read(&self, part: &Range<u64>) -> Option<&[u8]> {
-        self.check(part).ok().map(|()| self.body(part))
+impl Bytes for Version {
+    fn read(&self, part: &Range<u64>, _: bool) -> Read<'_> {
+        match self.check(part).ok().and_then(|()| self.body(part)) {
+            Some(bytes) => Read::Bytes(bytes),
+            None => Read::Broken,
+        }
+    }
+}
+
+impl Bytes for Stream {
+    fn read(&self, part: &Range<u64>, may_wait: bool) -> Read<'_> {
+        match Stream::read(self, part, may_wait) {
+            Piece::Bytes(bytes) => Read::Bytes(bytes),
+            Piece::NotYet => Read::NotYet,
+            Piece::Broken => Read::Broken,
+        }
     }
 }
 
 fn answer(request: &Request<'_>, section: &Section<'_>, child: &Child, ours: &Recognised) -> Answer {
     let Some(cache) = &child.cache else { return pass(request, Reason::Store) };
-    let ask = Ask { key: &ours.key, section, may_fill: !ours.is_head, now_ms: cache::now_ms() };
+    // mod_http2 reads buckets under a lock that all streams of a connection need: there they must not wait.
+    let streams = !ours.is_sub && !request.is_multiplexed();
+    let want = Want { asked: wanted(request, ours), streams };
+    let ask = Ask { key: &ours.key, section, want, may_fill: !ours.is_head, now_ms: cache::now_ms() };
     // An entry that turns out to be damaged is removed and fetched anew, once.
     for _ in 0..2 {
-        let finding = cache.find(&ask);
-        finding.reports.iter().for_each(|line| report(request, line));
-        let (entry, outcome) = match finding.found {
-            Found::Entry(entry, outcome) => (entry, outcome),
+        let found = cache.find(&ask);
+        report(request, cache);
+        match found {
+            Found::Entry(entry, outcome) if entry.check(&needed(want.asked, ours, &entry)).is_ok() => {
+                return serve(request, cache, ours, (&entry, &entry), outcome);
+            }
+            Found::Entry(entry, _) => cache.discard(&ours.key, &entry),
+            // All that is asked for is there.
+            Found::Filling(stream, outcome) if !streams => {
+                return serve(request, cache, ours, (stream.version(), stream.version()), outcome);
+            }
+            Found::Filling(stream, outcome) => {
+                let stream = Arc::new(stream);
+                return serve(request, cache, ours, (&stream, stream.version()), outcome);
+            }
             // Who brings credentials of their own may see what is hidden from us.
             Found::Absent(_) if !ours.is_sub && request.headers_in().get(c"Authorization").is_some() => {
                 return pass(request, Reason::NotFound);
             }
+            Found::Unsatisfiable(len) if ours.is_sub => return unsatisfiable(request, len),
+            // httpd makes no 416 of its own without the object.
+            Found::Unsatisfiable(_) => return pass(request, Reason::Unsatisfiable),
             Found::Absent(status) => return absent(request, status),
             Found::Pass(reason) => return pass(request, reason),
-        };
-        if entry.check(&needed(request, ours, &entry)).is_ok() {
-            return serve(request, cache, ours, &entry, outcome);
         }
-        report(request, &cache.discard(&ours.key, &entry));
     }
+    report(request, cache);
     pass(request, Reason::Store)
 }
 
-/// The part of the object that has to be right before the answer begins.
-fn needed(request: &Request<'_>, ours: &Recognised, entry: &Entry) -> Range<u64> {
-    let whole = 0..entry.len();
+/// What of the object the answer will need: httpd slices for a main request, unless a failed If-Range makes it the whole.
+fn wanted(request: &Request<'_>, ours: &Recognised) -> Asked {
     let fields = request.headers_in();
-    let asked = match ours.asked {
-        _ if ours.is_head => return 0..0,
-        // httpd slices: what it will send is the range, unless a failed If-Range makes it the whole.
+    match ours.asked {
         Asked::Whole if !ours.is_sub && fields.get(c"If-Range").is_none() => {
             fields.get(c"Range").map_or(Asked::Whole, |header| range::parse(header.to_bytes()))
         }
         asked => asked,
-    };
-    match asked {
-        Asked::One(range) => range.resolve(entry.len()).unwrap_or(0..0),
-        Asked::Whole | Asked::Several => whole,
     }
 }
 
-/// Sends the object, or the part of it that a sub-request asks for.
-fn serve(request: &Request<'_>, cache: &Cache, ours: &Recognised, entry: &Arc<Entry>, outcome: Outcome) -> Answer {
-    set_fields(request, entry, outcome);
+/// The part of the object that has to be right before the answer begins.
+fn needed(asked: Asked, ours: &Recognised, version: &Version) -> Range<u64> {
+    match asked {
+        _ if ours.is_head => 0..0,
+        Asked::One(range) => range.resolve(version.len()).unwrap_or(0..0),
+        Asked::Whole | Asked::Several => 0..version.len(),
+    }
+}
+
+/// Sends the object, or the part of it that a sub-request asks for, from whoever keeps its bytes.
+fn serve<T: Bytes>(
+    request: &Request<'_>,
+    cache: &Cache,
+    ours: &Recognised,
+    (bytes, version): (&Arc<T>, &Arc<Version>),
+    outcome: Outcome,
+) -> Answer {
+    set_fields(request, version, outcome);
     trace(request, |line| line.write_str(&String::from_utf8_lossy(outcome.cache_status().as_bytes())));
     tally::count(request, outcome);
-    if ours.is_sub { serve_sub(request, ours, entry) } else { serve_main(request, cache, ours, entry) }
+    match ours.is_sub {
+        true => serve_sub(request, ours, bytes, version.len()),
+        false => serve_main(request, cache, ours, bytes, version),
+    }
 }
 
 /// A sub-request has no filter that slices, and httpd ignores its conditions, which are the client's (mod_proxy too).
-fn serve_sub(request: &Request<'_>, ours: &Recognised, entry: &Arc<Entry>) -> Answer {
-    let len = entry.len();
+fn serve_sub<T: Bytes>(request: &Request<'_>, ours: &Recognised, bytes: &Arc<T>, len: u64) -> Answer {
     let mut content_range = Line::<80>::new();
     content_range.push("bytes ");
     let part = match ours.asked {
@@ -136,11 +176,17 @@ fn serve_sub(request: &Request<'_>, ours: &Recognised, entry: &Arc<Entry>) -> An
         request.headers_out().set(c"Content-Range", request.pool().text(content_range.as_bytes()));
     }
     request.set_content_length(part.end - part.start);
-    send(request, if ours.is_head { Body::Empty } else { Body::Shared(entry, part) }, false)
+    send(request, if ours.is_head { Body::Empty } else { Body::Shared(bytes, part) }, false)
 }
 
 /// The client's own request gets the whole object: httpd's filters slice, and hold If-Range against it.
-fn serve_main(request: &Request<'_>, cache: &Cache, ours: &Recognised, entry: &Arc<Entry>) -> Answer {
+fn serve_main<T: Bytes>(
+    request: &Request<'_>,
+    cache: &Cache,
+    ours: &Recognised,
+    bytes: &Arc<T>,
+    version: &Version,
+) -> Answer {
     // mod_deflate would make a 206 out of the compressed form.
     request.environment().set(c"no-gzip", c"1");
     request.environment().set(c"no-brotli", c"1");
@@ -148,29 +194,31 @@ fn serve_main(request: &Request<'_>, cache: &Cache, ours: &Recognised, entry: &A
         request.headers_in().unset(c"Range");
     }
     request.set_status(200);
-    request.set_content_length(entry.len());
+    request.set_content_length(version.len());
     if let Some(status) = request.failed_condition() {
         return Answer::Status(status);
     }
-    let whole = 0..entry.len();
-    let is_large = entry.len() >= SENDFILE_LEN_MIN && request.headers_in().get(c"Range").is_none();
-    let file = || entry.reopen(cache.store().entries()).filter(|_| request.may_sendfile());
+    let whole = 0..version.len();
+    // Of a fill not all has been checked.
+    let is_large =
+        !version.is_fill() && version.len() >= SENDFILE_LEN_MIN && request.headers_in().get(c"Range").is_none();
+    let file = || version.reopen(cache.store().entries()).filter(|_| request.may_sendfile());
     let body = match () {
         () if ours.is_head => Body::Empty,
-        () if is_large => file().map_or(Body::Shared(entry, whole.clone()), |file| {
-            Body::File(file, entry.body_at()..entry.body_at() + whole.end)
+        () if is_large => file().map_or(Body::Shared(bytes, whole.clone()), |file| {
+            Body::File(file, version.body_at()..version.body_at() + whole.end)
         }),
-        () => Body::Shared(entry, whole),
+        () => Body::Shared(bytes, whole),
     };
-    let part = needed(request, ours, entry);
+    let part = needed(wanted(request, ours), ours, version);
     send(request, body, part.end - part.start < HELD_BACK_LEN)
 }
 
 /// The object's own fields, and what is said about this answer.
-fn set_fields(request: &Request<'_>, entry: &Arc<Entry>, outcome: Outcome) {
+fn set_fields(request: &Request<'_>, version: &Arc<Version>, outcome: Outcome) {
     let (pool, fields) = (request.pool(), request.headers_out());
     // The texts stand in the mapping, which the request keeps.
-    let held = pool.hold(entry.clone());
+    let held = pool.hold(version.clone());
     for (name, value) in held.fields() {
         fields.add(name, value);
         if name.to_bytes().eq_ignore_ascii_case(b"Content-Type") {
@@ -178,12 +226,12 @@ fn set_fields(request: &Request<'_>, entry: &Arc<Entry>, outcome: Outcome) {
         }
     }
     let mut age = Line::<20>::new();
-    age.push_number(entry.age_secs(cache::now_ms() / 1000));
+    age.push_number(version.age_secs(cache::now_ms()));
     fields.set(c"Age", pool.text(age.as_bytes()));
     fields.add(c"Cache-Status", pool.text(outcome.cache_status().as_bytes()));
 }
 
-fn send(request: &Request<'_>, body: Body<'_, Entry>, flush: bool) -> Answer {
+fn send<T: Bytes>(request: &Request<'_>, body: Body<'_, T>, flush: bool) -> Answer {
     match request.send(body, flush) {
         Ok(()) => Answer::Ok,
         Err(not_sent) if not_sent.client_left => Answer::ClientLeft,
@@ -191,14 +239,27 @@ fn send(request: &Request<'_>, body: Body<'_, Entry>, flush: bool) -> Answer {
     }
 }
 
+/// A range that selects nothing, of an object that is not held.
+fn unsatisfiable(request: &Request<'_>, len: u64) -> Answer {
+    let mut content_range = Line::<80>::new();
+    content_range.push("bytes */").push_number(len);
+    request.headers_out().set(c"Content-Range", request.pool().text(content_range.as_bytes()));
+    nothing(request, 416, Outcome::Unsatisfiable)
+}
+
 /// Storage's own status for an object that it said is not there, a moment ago.
 fn absent(request: &Request<'_>, status: u16) -> Answer {
     trace(request, |line| write!(line, "absent ({status}), as storage said a moment ago"));
-    tally::count(request, Outcome::Absent);
-    request.headers_out().set(c"Cache-Status", request.pool().text(Outcome::Absent.cache_status().as_bytes()));
+    nothing(request, status, Outcome::Absent)
+}
+
+/// An answer without a body.
+fn nothing(request: &Request<'_>, status: u16, outcome: Outcome) -> Answer {
+    tally::count(request, outcome);
+    request.headers_out().set(c"Cache-Status", request.pool().text(outcome.cache_status().as_bytes()));
     request.set_status(status);
     request.set_content_length(0);
-    send(request, Body::Empty, false)
+    send(request, Body::<Version>::Empty, false)
 }
 
 /// Leaves the request, untouched, to mod_proxy.
@@ -208,13 +269,16 @@ fn pass(request: &Request<'_>, reason: Reason) -> Answer {
     Answer::Declined
 }
 
-fn report(request: &Request<'_>, report: &Report) {
-    let level = match report.level {
-        ReportLevel::Warning => Level::Warning,
-        ReportLevel::Notice => Level::Notice,
-        ReportLevel::Info => Level::Info,
-    };
-    request.log(&usp_storage_cache_module, level, &report.text);
+/// Writes down what fills of this child have to say.
+fn report(request: &Request<'_>, cache: &Cache) {
+    for report in cache.reports() {
+        let level = match report.level {
+            ReportLevel::Warning => Level::Warning,
+            ReportLevel::Notice => Level::Notice,
+            ReportLevel::Info => Level::Info,
+        };
+        request.log(&usp_storage_cache_module, level, &report.text);
+    }
 }
 
 /// Tells how the request looks and what `say` makes of it; nothing is written where nobody reads it.

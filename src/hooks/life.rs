@@ -1,11 +1,13 @@
 //! The life of the server and of its children: what is checked at start, what a child opens, how it ends.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{CHILD, Child};
 use crate::cache::Cache;
 use crate::cache::own_server::OwnServer;
 use crate::config::{DEFAULT_MATCH, Host, Match};
+use crate::ffi::child::leave_all;
 use crate::ffi::hook::{ChildInit, ChildStopping, PostConfig};
 use crate::ffi::log::Level;
 use crate::ffi::pool::Pool;
@@ -40,7 +42,10 @@ impl ChildInit for Begin {
             return;
         }
         let cache = match open(pool, main) {
-            Ok(store) => Some(Cache::new(store)),
+            Ok(store) => {
+                let host = main.host::<Config>();
+                Some(Cache::new(store, host.connections(), host.fill_threads()))
+            }
             Err(why) => {
                 main.log(
                     &usp_storage_cache_module,
@@ -61,11 +66,10 @@ pub struct Stop;
 impl ChildStopping for Stop {
     fn run(is_graceful: bool) {
         let Some(child) = CHILD.get() else { return };
-        // Without threads this is a signal handler, and the child ends without waiting for anybody.
-        if !is_graceful
-            && child.has_threads
-            && let Some(cache) = &child.cache
-        {
+        if !child.has_threads {
+            // This is a signal handler: the child ends without waiting for anybody.
+            leave_all();
+        } else if !is_graceful && let Some(cache) = &child.cache {
             cache.stop();
         }
     }
@@ -87,9 +91,13 @@ fn own_server(main: Server<'_>) -> OwnServer {
     OwnServer::new(server::listeners(), addresses, &names, main.all().flat_map(sockets).collect())
 }
 
-fn open(pool: Pool<'_>, main: Server<'_>) -> Result<Store, String> {
+fn open(pool: Pool<'_>, main: Server<'_>) -> Result<Arc<Store>, String> {
     let host = main.host::<Config>();
-    let limits = Limits { store_len_max: host.store_len_max(), free_len_min: host.free_len_min() };
+    let limits = Limits {
+        store_len_max: host.store_len_max(),
+        free_len_min: host.free_len_min(),
+        generation: host.read_at_ms(),
+    };
     Store::open(&root(pool, host)?, limits).map_err(|unfit| unfit.to_string())
 }
 

@@ -3,9 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod handler;
+pub mod invalidate;
 pub mod life;
 pub mod recognise;
 pub mod tally;
+
+use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::cache::own_server::OwnServer;
@@ -17,7 +20,7 @@ static CHILD: Slot<Child> = Slot::new();
 /// The cache of a child, and what it needs to know of the server.
 pub struct Child {
     /// `None` where the store cannot be opened: then everything is declined.
-    cache: Option<Cache>,
+    cache: Option<Arc<Cache>>,
     own: OwnServer,
     default_match: crate::config::Match,
     /// Whether requests run in threads: without, httpd ends a child inside a signal handler.
