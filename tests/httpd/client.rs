@@ -93,6 +93,12 @@ impl Connection {
         self.receive(request.method == "HEAD")
     }
 
+    /// Sends a request and reads the head of its answer; the body is still to come.
+    pub(crate) fn ask(&mut self, request: &Request) -> io::Result<Response> {
+        self.send(&request.bytes())?;
+        self.receive(true)
+    }
+
     /// Sends bytes that need not be a request.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
@@ -114,7 +120,8 @@ impl Connection {
         }
     }
 
-    fn read_head(&mut self) -> io::Result<Vec<u8>> {
+    /// Reads the head of an answer, up to the empty line.
+    pub(crate) fn read_head(&mut self) -> io::Result<Vec<u8>> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if self.stream.read_until(b'\n', &mut head)? == 0 {
@@ -136,6 +143,25 @@ impl Connection {
             self.stream.read_to_end(&mut body)?;
         }
         Ok(body)
+    }
+
+    /// Reads so many bytes of a body.
+    pub(crate) fn take(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads the body that follows a head with these fields, and says whether it is `want`, without keeping it.
+    pub(crate) fn body_is(&mut self, fields: &Fields, want: &[u8]) -> io::Result<bool> {
+        let length = number(find(fields, "Content-Length").unwrap_or_default(), 10)?;
+        let (mut piece, mut same) = (vec![0; 64 * 1024], length == want.len());
+        for at in (0..length).step_by(piece.len()) {
+            let piece = &mut piece[..(length - at).min(64 * 1024)];
+            self.stream.read_exact(piece)?;
+            same &= want.get(at..at + piece.len()) == Some(piece);
+        }
+        Ok(same)
     }
 
     fn read_chunks(&mut self, body: &mut Vec<u8>) -> io::Result<()> {

@@ -243,6 +243,9 @@ fn clients_that_leave_in_the_middle_of_an_answer_leave_nothing_behind() {
     site.fill("/large.mp4", Object::new(content(32, 20 << 20)));
     let mappings =
         || fs::read_to_string(format!("/proc/{child}/maps")).expect("it lives").matches("/store/v1/").count();
+    // Held from now on, and no longer as a fill.
+    site.httpd.settle();
+    [FILM, "/large.mp4"].iter().for_each(|path| drop(site.get(path)));
     let before = mappings();
     for _ in 0..rounds(30, 1000) {
         let mut connection = site.httpd.connect();

@@ -8,6 +8,7 @@
 
 mod client;
 mod content;
+mod filling;
 mod origin;
 mod s3;
 mod server;
@@ -17,16 +18,27 @@ mod wait;
 
 mod config;
 mod damage;
+mod disk;
 mod double;
+mod ending;
 mod faults;
 mod fills;
+mod honor;
 mod hostile;
+mod kill;
+mod matrix;
+mod mixed;
 mod mpm;
 mod panics;
+mod parts;
+mod prefetch;
 mod ranges;
 mod recipe;
 mod recognise;
 mod replay;
 mod restart;
+mod shared;
 mod signing;
+mod space;
+mod stale;
 mod upstream;

@@ -95,7 +95,7 @@ fn a_range_of_what_is_not_held_is_cut_from_what_was_fetched() {
     assert_eq!((answer.status(), answer.body()), (206, &body()[10..20]));
     assert!(is_hit(&site.get(INDEX).cache_status()));
     assert_eq!(site.storage.counts(INDEX), (1, 0));
-    assert_eq!(site.storage.fetches(INDEX)[0].field("Range"), None);
+    assert_eq!(site.storage.fetches(INDEX)[0].field("Range").as_deref(), Some("bytes=0-262143"));
 }
 
 #[test]
@@ -151,7 +151,8 @@ fn of_an_empty_object_a_sub_request_gets_nothing_or_416() {
     }
     let main = main_hit(&site, Request::get("/empty.mp4").range("bytes=0-9"));
     assert_eq!((main.status, main.body.len()), (200, 0));
-    assert_eq!(site.storage.counts("/empty.mp4"), (1, 0));
+    // Of a range of nothing storage says 416: only the plain GET after it tells of an empty object.
+    assert_eq!(site.storage.counts("/empty.mp4"), (2, 0));
 }
 
 #[test]

@@ -158,6 +158,8 @@ fn a_mapping_is_made_once_for_each_entry_and_not_for_each_request() {
     let site = Site { httpd: Httpd::start(Conf::new(Site::text(&storage, "LogLevel warn"))), storage };
     let pass = || (0..OBJECTS).for_each(|number| drop(site.get(&format!("/{number}.mp4"))));
     pass();
+    site.httpd.settle();
+    pass();
     let after_one = held(&site, site.httpd.child());
     (0..20).for_each(|_| pass());
     assert_eq!(held(&site, site.httpd.child()), after_one);
@@ -175,5 +177,6 @@ fn descriptors_of_a_child_do_not_grow_with_fills() {
     let before = descriptors();
     fill(10, 200);
     let after = descriptors();
-    assert!(after <= before + 2, "{before} descriptors become {after}");
+    // Each thread that fetches may have come to a connection of its own meanwhile.
+    assert!(after <= before + 10, "{before} descriptors become {after}");
 }

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -349,11 +349,20 @@ impl Httpd {
         self.dir.path().join(below)
     }
 
-    /// The files of finished entries in the store.
+    /// The files of all entries, once no fill is under way.
     pub(crate) fn entries(&self) -> Vec<PathBuf> {
+        self.settle();
         let mut found = Vec::new();
         files_below(&self.path("store/v1/entries"), &mut found);
         found
+    }
+
+    /// The disk space of all that is in the store, in bytes.
+    pub(crate) fn disk_use(&self) -> u64 {
+        let mut found = Vec::new();
+        files_below(&self.path("store"), &mut found);
+        // A file may go while the others are counted.
+        found.iter().filter_map(|file| file.symlink_metadata().ok()).map(|had| had.blocks() * 512).sum()
     }
 
     pub(crate) fn error_log(&self) -> String {
@@ -364,6 +373,13 @@ impl Httpd {
 
     pub(crate) fn count_in_log(&self, words: &str) -> usize {
         self.error_log().lines().filter(|line| line.contains(words)).count()
+    }
+
+    /// The processes that logged lines with these words, in the order of the lines.
+    pub(crate) fn pids_in_log(&self, words: &str) -> Vec<u32> {
+        let log = self.error_log();
+        let pid = |line: &str| line.split_once("[pid ")?.1.split([':', ']']).next()?.parse().ok();
+        log.lines().filter(|line| line.contains(words)).filter_map(pid).collect()
     }
 
     /// The access log's lines, once there are at least `count`: they are written after the answer.
@@ -389,6 +405,12 @@ impl Httpd {
         children
     }
 
+    /// Waits until no child fills anything: an answer goes out before its object is published.
+    pub(crate) fn settle(&self) {
+        let is_filling = || self.process.is_some() && self.children().into_iter().any(is_filling);
+        until("all fills to end", 30, || (!is_filling()).then_some(()));
+    }
+
     /// The one child that serves, once it is there.
     pub(crate) fn child(&self) -> u32 {
         until("the only child", 10, || match self.children().as_slice() {
@@ -407,6 +429,13 @@ impl Drop for Httpd {
             eprintln!("--- {} ---\n{}", self.path("logs/error.log").display(), self.error_log());
         }
     }
+}
+
+/// Whether a child has a thread that fills.
+fn is_filling(child: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{child}/task")).into_iter().flatten().flatten();
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    names.into_iter().any(|name| ["usc-fill", "usc-part", "usc-background"].contains(&name.trim()))
 }
 
 /// What `httpd -t` says of a configuration: whether it is right, and its words.

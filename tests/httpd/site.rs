@@ -8,11 +8,12 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
-use crate::client::{Request, Response};
+use crate::client::{Connection, Request, Response};
 use crate::content::content;
 use crate::origin::{ENDPOINT, Sub, Subs};
-use crate::server::{Conf, Httpd};
+use crate::server::{Conf, Httpd, Mpm};
 use crate::storage::{Object, Storage};
+use crate::wait::until;
 
 /// The film of [`with_film`]; its body has more than two blocks.
 pub(crate) const FILM: &str = "/film.ism";
@@ -42,6 +43,11 @@ impl Site {
         Self { httpd, storage }
     }
 
+    /// With more than the usual child: `children` of `threads` each.
+    pub(crate) fn wide(mpm: Mpm, children: u32, threads: u32, lines: &str) -> Self {
+        Self::of(|storage| Conf::new(Self::text(storage, lines)).mpm(mpm).size(children, threads))
+    }
+
     /// With a configuration of the test's own, made for the storage.
     pub(crate) fn of(conf: impl FnOnce(&Storage) -> Conf) -> Self {
         let storage = Storage::start();
@@ -63,6 +69,32 @@ impl Site {
         self.httpd.send(request.below("/store"))
     }
 
+    /// The answers of `count` children of one thread each: each is kept busy by a connection that stays open.
+    pub(crate) fn each_child(&self, count: usize, request: &Request) -> Vec<Response> {
+        let request = request.clone().below("/store");
+        let mut connections: Vec<Connection> = (0..count).map(|_| self.httpd.connect()).collect();
+        connections.iter_mut().map(|one| one.exchange(&request).expect("it is answered")).collect()
+    }
+
+    /// Waits until the object's entry is in the store.
+    pub(crate) fn wait_for_entry(&self, path: &str) {
+        until(&format!("the entry of {path}"), 30, || (!self.entries(path).is_empty()).then_some(()));
+    }
+
+    /// Waits until what is held of an object is no longer fresh; gives back the stale answer.
+    pub(crate) fn wait_for_stale(&self, path: &str) -> Response {
+        until(&format!("{path} to be stale"), 20, || {
+            let answer = self.get(path);
+            is_stale(&answer.cache_status()).then_some(answer)
+        })
+    }
+
+    /// Whether an answer of 200 is one of the versions that storage ever had, by its ETag and to the byte.
+    pub(crate) fn is_a_version(&self, path: &str, answer: &Response) -> bool {
+        let versions = self.storage.versions(path);
+        versions.iter().any(|one| answer.field("ETag") == Some(one.etag()) && answer.body == one.body())
+    }
+
     /// A sub-request for an object, mapped by `ProxyPass`.
     pub(crate) fn sub(&self, path: &str) -> Subs {
         sub(path).run(&self.httpd)
@@ -73,19 +105,24 @@ impl Site {
         self.storage.put(path, object);
         let first = self.get(path);
         assert_eq!((first.status, first.cache_status().as_str()), (200, STORED), "{path} is not filled");
+        self.wait_for_entry(path);
     }
 
     /// The file of an object's only entry.
     pub(crate) fn entry(&self, path: &str) -> PathBuf {
+        match self.entries(path).as_slice() {
+            [one] => one.clone(),
+            all => panic!("not one entry of {path}, but {all:?}"),
+        }
+    }
+
+    /// The files of an object's entries.
+    fn entries(&self, path: &str) -> Vec<PathBuf> {
         let hash = url_hash(&format!("http://{}{path}", self.storage.host()));
         let shard = self.httpd.path("store/v1/entries").join(&hash[..2]);
         let files = fs::read_dir(shard).into_iter().flatten().flatten().map(|file| file.path());
         let named = |file: &PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&hash));
-        let found: Vec<PathBuf> = files.filter(named).collect();
-        match found.as_slice() {
-            [one] => one.clone(),
-            all => panic!("not one entry of {path}, but {all:?}"),
-        }
+        files.filter(named).collect()
     }
 }
 
@@ -98,6 +135,24 @@ pub(crate) fn url_hash(url: &str) -> String {
 pub(crate) const STORED: &str = "usp-storage-cache; fwd=uri-miss; fwd-status=200; stored";
 /// `Cache-Status` of an absence that is remembered.
 pub(crate) const ABSENT: &str = "usp-storage-cache; hit; detail=absent";
+
+/// `Cache-Status` of an answer that storage confirmed for this request.
+pub(crate) const CONFIRMED: &str = "usp-storage-cache; fwd=stale; fwd-status=304";
+
+/// Whether a `Cache-Status` is of the module at all.
+pub(crate) fn is_ours(cache_status: &str) -> bool {
+    cache_status.starts_with("usp-storage-cache; ")
+}
+
+/// Whether a `Cache-Status` is that of a hit that is no longer fresh.
+pub(crate) fn is_stale(cache_status: &str) -> bool {
+    cache_status.starts_with("usp-storage-cache; hit; ttl=-")
+}
+
+/// Whether a `Cache-Status` is that of a hit that is fresh.
+pub(crate) fn is_fresh(cache_status: &str) -> bool {
+    ttl(cache_status).is_some_and(|ttl| ttl >= 0)
+}
 
 /// Whether a `Cache-Status` is that of a hit.
 pub(crate) fn is_hit(cache_status: &str) -> bool {

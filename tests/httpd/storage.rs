@@ -1,114 +1,37 @@
 //! A scripted HTTP storage: it serves objects, fails as told, and remembers who asked for what.
 //!
 //! A [`Storage`] answers as S3 does: one range gives 206 or 416, several give the whole object,
-//! `If-None-Match` gives 304. A [`Fault`] bends the answers to one path, either all of them or
-//! only those to the module's own fetches ([`Whom`]): mod_proxy is told by its `X-Forwarded-Host`.
+//! `If-None-Match` and `If-Modified-Since` give 304, `If-Match` gives 412. A [`Fault`] bends the answers to one path, either
+//! those to everybody or only those to the module's own fetches ([`Whom`]). What was asked and what left is an [`Exchange`].
+
+mod answer;
+mod fault;
+mod ledger;
+mod object;
+mod tests;
+mod wire;
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::ops::{Range, RangeBounds};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use crate::client::{Fields, find, parse_head};
+use crate::client::{Fields, parse_head};
 use crate::wait::until;
 
-/// When every object was last changed, unless it says otherwise.
-pub(crate) const LAST_MODIFIED: &str = "Mon, 03 Feb 2025 04:05:06 GMT";
+use answer::Answer;
+pub(crate) use answer::one_range;
+use fault::Rule;
+pub(crate) use fault::{Fault, Whom};
+use ledger::Ledger;
+pub(crate) use ledger::{Asked, Exchange};
+pub(crate) use object::{LAST_MODIFIED, Object};
+use wire::{Pace, Reply};
+
 const HEAD_SIZE_MAX: usize = 256 * 1024;
-
-/// What storage holds under a path.
-#[derive(Clone, Debug)]
-pub(crate) struct Object {
-    body: Arc<Vec<u8>>,
-    fields: Fields,
-}
-
-impl Object {
-    /// An object with an ETag, a Last-Modified and a Content-Type.
-    pub(crate) fn new(body: impl Into<Vec<u8>>) -> Self {
-        let body = Arc::new(body.into());
-        let etag = format!("\"{:08x}-{}\"", checksum(&body), body.len());
-        let object = Self { body, fields: Fields::new() };
-        let object = object.field("ETag", etag).field("Last-Modified", LAST_MODIFIED);
-        object.field("Content-Type", "video/mp4").field("Accept-Ranges", "bytes")
-    }
-
-    /// Sets a field; one of these names that is there already is replaced.
-    pub(crate) fn set(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.fields.retain(|(had, _)| !had.eq_ignore_ascii_case(name));
-        self.field(name, value)
-    }
-
-    /// Adds a field, also beside another of the same name.
-    pub(crate) fn field(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.fields.push((name.into(), value.as_ref().into()));
-        self
-    }
-
-    pub(crate) fn without(mut self, name: &str) -> Self {
-        self.fields.retain(|(had, _)| !had.eq_ignore_ascii_case(name));
-        self
-    }
-
-    pub(crate) fn etag(&self) -> String {
-        String::from_utf8_lossy(find(&self.fields, "ETag").unwrap_or_default()).into_owned()
-    }
-}
-
-/// What goes wrong with the answers to one path.
-#[derive(Clone, Debug)]
-pub(crate) enum Fault {
-    /// This status, and its number as the body.
-    Status(u16),
-    /// The right answer, once the test calls [`Storage::release`].
-    Hold,
-    /// No answer at all; the connection stays open.
-    Hang,
-    /// The right head and so many bytes, then silence.
-    StallAfter(usize),
-    /// The right head and so many bytes, then a TCP reset.
-    ResetAfter(usize),
-    /// The right head and so many bytes, then an end of the connection.
-    CloseAfter(usize),
-    /// A body without a length, ended by the connection.
-    NoLength,
-    /// A chunked body.
-    Chunked,
-    /// These bytes instead of an answer, then an end of the connection.
-    Raw(Vec<u8>),
-    /// The right answer in pieces of so many bytes, with this pause before each.
-    Drip(usize, Duration),
-}
-
-/// Whose requests a fault meets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whom {
-    Everyone,
-    Fetches,
-}
-
-/// A request as storage saw it.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) query: Option<String>,
-    pub(crate) fields: Fields,
-    pub(crate) connection: u64,
-}
-
-impl Asked {
-    pub(crate) fn field(&self, name: &str) -> Option<String> {
-        find(&self.fields, name).map(|value| String::from_utf8_lossy(value).into_owned())
-    }
-
-    /// Whether mod_proxy sent it, and not the module itself.
-    pub(crate) fn by_proxy(&self) -> bool {
-        find(&self.fields, "X-Forwarded-Host").is_some()
-    }
-}
 
 /// The storage itself; it ends when it is dropped.
 pub(crate) struct Storage {
@@ -125,8 +48,14 @@ struct Shared {
 #[derive(Default)]
 struct State {
     objects: HashMap<String, Object>,
-    faults: HashMap<String, (Fault, Whom)>,
-    asked: Vec<Asked>,
+    versions: HashMap<String, Vec<Object>>,
+    rules: HashMap<String, Rule>,
+    unheard: Vec<&'static str>,
+    delay: Duration,
+    delays: HashMap<String, Duration>,
+    bytes_per_sec: Option<u64>,
+    ledger: Ledger,
+    strangers: usize,
     open: HashMap<u64, TcpStream>,
     connections: u64,
     stopped: bool,
@@ -147,53 +76,115 @@ impl Storage {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Puts an object, or another version of it.
     pub(crate) fn put(&self, path: &str, object: Object) {
-        self.state().objects.insert(path.into(), object);
+        let mut state = self.state();
+        state.versions.entry(path.into()).or_default().push(object.clone());
+        state.objects.insert(path.into(), object);
     }
 
     pub(crate) fn remove(&self, path: &str) {
         self.state().objects.remove(path);
     }
 
+    /// Every version that was ever put under a path.
+    pub(crate) fn versions(&self, path: &str) -> Vec<Object> {
+        self.state().versions.get(path).cloned().unwrap_or_default()
+    }
+
     /// Bends the answers to a path until [`Storage::mend`].
     pub(crate) fn fail(&self, path: &str, whom: Whom, fault: Fault) {
-        self.state().faults.insert(path.into(), (fault, whom));
+        self.fail_some(path, whom, .., fault);
+    }
+
+    /// Bends some of the answers to a path: `2..` is all but the first from now on.
+    pub(crate) fn fail_some(&self, path: &str, whom: Whom, which: impl RangeBounds<usize>, fault: Fault) {
+        self.state().rules.insert(path.into(), Rule::new(fault, whom, which));
     }
 
     pub(crate) fn mend(&self, path: &str) {
-        self.state().faults.remove(path);
+        self.state().rules.remove(path);
     }
 
-    /// Lets the answers go that [`Fault::Hold`] keeps, of this path.
+    /// Lets the answers go that are kept, of this path.
     pub(crate) fn release(&self, path: &str) {
         self.mend(path);
         self.shared.released.notify_all();
     }
 
+    /// Answers from now on as if no request had a field of this name.
+    pub(crate) fn ignore(&self, field: &'static str) {
+        self.state().unheard.push(field);
+    }
+
+    /// Each answer's head comes so much later.
+    pub(crate) fn delay(&self, by: Duration) {
+        self.state().delay = by;
+    }
+
+    /// The same for one path only.
+    pub(crate) fn delay_path(&self, path: &str, by: Duration) {
+        self.state().delays.insert(path.into(), by);
+    }
+
+    /// Gives each connection so many bytes of body a second.
+    pub(crate) fn pace(&self, bytes_per_sec: u64) {
+        self.state().bytes_per_sec = Some(bytes_per_sec);
+    }
+
     /// Every request so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.state().asked.clone()
+        self.state().ledger.all().iter().map(|exchange| exchange.asked.clone()).collect()
     }
 
     /// The requests of the module itself for a path.
     pub(crate) fn fetches(&self, path: &str) -> Vec<Asked> {
-        self.asked_for(path, false)
+        self.exchanges(path).into_iter().map(|exchange| exchange.asked).filter(|asked| !asked.by_proxy()).collect()
     }
 
     /// The requests of mod_proxy for a path.
     pub(crate) fn proxied(&self, path: &str) -> Vec<Asked> {
-        self.asked_for(path, true)
-    }
-
-    fn asked_for(&self, path: &str, by_proxy: bool) -> Vec<Asked> {
-        let state = self.state();
-        let chosen = state.asked.iter().filter(|asked| asked.path == path && asked.by_proxy() == by_proxy);
-        chosen.cloned().collect()
+        self.exchanges(path).into_iter().map(|exchange| exchange.asked).filter(Asked::by_proxy).collect()
     }
 
     /// How often a path was asked for by the module and by mod_proxy.
     pub(crate) fn counts(&self, path: &str) -> (usize, usize) {
         (self.fetches(path).len(), self.proxied(path).len())
+    }
+
+    /// All that was asked of a path, and what became of it.
+    pub(crate) fn exchanges(&self, path: &str) -> Vec<Exchange> {
+        self.state().ledger.all().iter().filter(|exchange| exchange.asked.path == path).cloned().collect()
+    }
+
+    /// How many bytes of an object have left, to whomever.
+    pub(crate) fn bytes_sent(&self, path: &str) -> usize {
+        self.sent(path).iter().map(Range::len).sum()
+    }
+
+    /// Which bytes of an object have left, in the order of the requests.
+    pub(crate) fn sent(&self, path: &str) -> Vec<Range<usize>> {
+        self.exchanges(path).into_iter().map(|exchange| exchange.sent).filter(|sent| !sent.is_empty()).collect()
+    }
+
+    /// Which bytes of an object have left more than once.
+    pub(crate) fn sent_again(&self, path: &str) -> Vec<Range<usize>> {
+        ledger::repeated(self.sent(path))
+    }
+
+    /// How many requests for a path were under way at the same time at most.
+    pub(crate) fn most_at_once(&self, path: &str) -> usize {
+        ledger::most_at_once(&self.exchanges(path))
+    }
+
+    /// The same for all paths together.
+    pub(crate) fn most_of_all_at_once(&self) -> usize {
+        ledger::most_at_once(self.state().ledger.all())
+    }
+
+    /// Connections that did not begin as HTTP does.
+    pub(crate) fn strangers(&self) -> usize {
+        self.state().strangers
     }
 
     /// Waits until the module has asked for a path so often.
@@ -231,15 +222,65 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Waits until the path's fault is no longer `Hold`, or storage ends.
+    /// Waits until nothing holds the path any more, or storage ends.
     fn hold(&self, path: &str) {
-        let held = |state: &mut State| !state.stopped && matches!(state.faults.get(path), Some((Fault::Hold, _)));
+        let held = |state: &mut State| !state.stopped && state.rules.get(path).is_some_and(Rule::holds);
         drop(self.released.wait_while(self.lock(), held));
     }
 
     /// Waits until storage ends.
     fn hang(&self) {
         drop(self.released.wait_while(self.lock(), |state| !state.stopped));
+    }
+
+    /// Sends an answer; false when the connection is at its end.
+    fn reply(&self, stream: &mut TcpStream, pace: &mut Pace, number: usize, fault: Option<Fault>) -> io::Result<bool> {
+        let asked = self.lock().ledger.all()[number].asked.clone();
+        match &fault {
+            Some(Fault::Hold) => self.hold(&asked.path),
+            Some(Fault::HoldFrom(depth)) if self.lock().ledger.depth(number) >= *depth => self.hold(&asked.path),
+            Some(Fault::Hang) => {
+                self.hang();
+                return Ok(false);
+            }
+            _ => {}
+        }
+        let (answer, delay) = self.lock().answer(&asked, number, fault.as_ref());
+        thread::sleep(delay);
+        let body = if asked.method == "HEAD" { &[][..] } else { answer.part() };
+        let goes_on = !fault.as_ref().is_some_and(Fault::is_last);
+        let sent =
+            Reply { stream, shared: self, pace, path: &asked.path, number, answer: &answer, body, left: body.len() }
+                .send(fault);
+        self.lock().ledger.end(number);
+        sent.map(|()| goes_on)
+    }
+}
+
+impl State {
+    /// Notes a request: its number, and what goes wrong with it.
+    fn arrive(&mut self, asked: Asked) -> (usize, Option<Fault>) {
+        let fault = self.rules.get_mut(&asked.path).and_then(|rule| rule.meet(&asked));
+        (self.ledger.arrive(asked), fault)
+    }
+
+    /// The answer to a request as things are now, and how long its head takes.
+    fn answer(&self, asked: &Asked, number: usize, fault: Option<&Fault>) -> (Answer, Duration) {
+        let unheard = self.unheard.iter().copied().chain(fault.and_then(Fault::unheard));
+        let heard = unheard.fold(asked.clone(), Asked::without);
+        let answer = match (fault, self.objects.get(&asked.path)) {
+            (Some(Fault::Status(status)), _) => Answer::plain(*status, status.to_string()),
+            (Some(Fault::StatusWith(status, more)), _) => {
+                let mut answer = Answer::plain(*status, status.to_string());
+                answer.fields.extend(more.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+                answer
+            }
+            (_, Some(_)) if asked.method == "POST" => Answer::plain(201, "posted".into()),
+            (_, Some(object)) => Answer::of(object, &heard),
+            (_, None) => Answer::plain(404, format!("storage has no {}", asked.path)),
+        };
+        let delay = self.delays.get(&asked.path).copied().unwrap_or(self.delay);
+        (fault.into_iter().fold(answer, |answer, fault| answer.bent(fault, number)), delay)
     }
 }
 
@@ -265,23 +306,25 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 /// Answers one connection's requests until it ends.
 fn serve(mut stream: TcpStream, connection: u64, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    while let Some(head) = peek_head(&stream)? {
+    let mut pace = Pace::new();
+    while let Some(head) = peek_head(&stream, shared)? {
         let (line, fields) = parse_head(&head);
         let asked = asked(&line, fields, connection);
-        let (answer, fault) = shared.lock().answer(&asked);
+        let body_len = asked.field("Content-Length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let (number, fault) = shared.lock().arrive(asked);
         // A byte of the head stays unread: closing the socket then sends a reset.
         let unread = usize::from(matches!(fault, Some(Fault::ResetAfter(_))));
         stream.read_exact(&mut vec![0; head.len() - unread])?;
-        skip_body(&mut stream, &asked)?;
-        if !send(&mut stream, &asked, &answer, fault, shared)? {
+        io::copy(&mut (&mut stream).take(body_len), &mut io::sink())?;
+        if !shared.reply(&mut stream, &mut pace, number, fault)? {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Reads a request's head without taking it from the socket.
-fn peek_head(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
+/// Reads a request's head without taking it from the socket; nothing if it is none, as a TLS handshake.
+fn peek_head(stream: &TcpStream, shared: &Shared) -> io::Result<Option<Vec<u8>>> {
     let mut seen = vec![0; HEAD_SIZE_MAX];
     loop {
         let length = stream.peek(&mut seen)?;
@@ -290,6 +333,10 @@ fn peek_head(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
             return Ok(Some(seen));
         }
         if length == 0 || length == seen.len() {
+            return Ok(None);
+        }
+        if !seen[0].is_ascii_uppercase() {
+            shared.lock().strangers += 1;
             return Ok(None);
         }
         thread::yield_now();
@@ -305,165 +352,4 @@ fn asked(line: &str, fields: Fields, connection: u64) -> Asked {
         None => (target, None),
     };
     Asked { method, path: path.to_owned(), query, fields, connection }
-}
-
-fn skip_body(stream: &mut TcpStream, asked: &Asked) -> io::Result<()> {
-    let length = asked.field("Content-Length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    io::copy(&mut stream.take(length), &mut io::sink()).map(drop)
-}
-
-/// What goes out: the body is a part of the object's.
-struct Answer {
-    status: u16,
-    fields: Fields,
-    body: Arc<Vec<u8>>,
-    from: usize,
-    to: usize,
-}
-
-impl Answer {
-    fn plain(status: u16, body: String) -> Self {
-        let fields = vec![("Content-Type".into(), b"text/plain".to_vec())];
-        let to = body.len();
-        Self { status, fields, body: Arc::new(body.into()), from: 0, to }
-    }
-
-    fn part(&self) -> &[u8] {
-        &self.body[self.from..self.to]
-    }
-}
-
-impl State {
-    fn answer(&mut self, asked: &Asked) -> (Answer, Option<Fault>) {
-        self.asked.push(asked.clone());
-        let fault = match self.faults.get(&asked.path) {
-            Some((fault, whom)) if *whom == Whom::Everyone || !asked.by_proxy() => Some(fault.clone()),
-            _ => None,
-        };
-        let answer = match (&fault, self.objects.get(&asked.path)) {
-            (Some(Fault::Status(status)), _) => Answer::plain(*status, status.to_string()),
-            (_, Some(_)) if asked.method == "POST" => Answer::plain(201, "posted".into()),
-            (_, Some(object)) => object_answer(object, asked),
-            (_, None) => Answer::plain(404, format!("storage has no {}", asked.path)),
-        };
-        (answer, fault)
-    }
-}
-
-fn object_answer(object: &Object, asked: &Asked) -> Answer {
-    let length = object.body.len();
-    let mut answer =
-        Answer { status: 200, fields: object.fields.clone(), body: Arc::clone(&object.body), from: 0, to: length };
-    if asked.field("If-None-Match").is_some_and(|etag| etag == object.etag()) {
-        (answer.status, answer.to) = (304, 0);
-        return answer;
-    }
-    let wanted = asked.field("Range").and_then(|range| one_range(&range, length));
-    let described = match wanted {
-        Some(Some((from, to))) => {
-            (answer.status, answer.from, answer.to) = (206, from, to);
-            format!("bytes {from}-{}/{length}", to - 1)
-        }
-        Some(None) => {
-            (answer.status, answer.to) = (416, 0);
-            format!("bytes */{length}")
-        }
-        None => return answer,
-    };
-    answer.fields.push(("Content-Range".into(), described.into()));
-    answer
-}
-
-/// One range of `length` bytes: `None` if it cannot be read, `Some(None)` if there is nothing there.
-pub(crate) fn one_range(header: &str, length: usize) -> Option<Option<(usize, usize)>> {
-    let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
-    if first.is_empty() {
-        let count: usize = last.parse().ok()?;
-        return Some((count > 0 && length > 0).then(|| (length.saturating_sub(count), length)));
-    }
-    let from: usize = first.parse().ok()?;
-    let to = match last {
-        "" => length,
-        last => last.parse::<usize>().ok()?.saturating_add(1).min(length),
-    };
-    Some((from < to).then_some((from, to)))
-}
-
-/// An answer on its way out.
-struct Reply<'a> {
-    stream: &'a mut TcpStream,
-    answer: &'a Answer,
-    body: &'a [u8],
-}
-
-/// Sends an answer, bent as the fault says; false when the connection is at its end.
-fn send(
-    stream: &mut TcpStream,
-    asked: &Asked,
-    answer: &Answer,
-    fault: Option<Fault>,
-    shared: &Shared,
-) -> io::Result<bool> {
-    let body = if asked.method == "HEAD" { &[][..] } else { answer.part() };
-    let goes_on = matches!(fault, None | Some(Fault::Status(_) | Fault::Hold | Fault::Chunked | Fault::Drip(..)));
-    let mut reply = Reply { stream, answer, body };
-    match fault {
-        None | Some(Fault::Status(_)) => reply.whole()?,
-        Some(Fault::Hold) => {
-            shared.hold(&asked.path);
-            reply.whole()?;
-        }
-        Some(Fault::Hang) => shared.hang(),
-        Some(Fault::StallAfter(count)) => {
-            reply.cut(count)?;
-            shared.hang();
-        }
-        Some(Fault::CloseAfter(count) | Fault::ResetAfter(count)) => reply.cut(count)?,
-        Some(Fault::NoLength) => reply.framed("Connection: close", body)?,
-        Some(Fault::Chunked) => reply.chunked()?,
-        Some(Fault::Raw(bytes)) => reply.stream.write_all(&bytes)?,
-        Some(Fault::Drip(piece, pause)) => reply.drip(piece, pause)?,
-    }
-    Ok(goes_on)
-}
-
-impl Reply<'_> {
-    fn whole(&mut self) -> io::Result<()> {
-        self.cut(self.body.len())
-    }
-
-    fn cut(&mut self, count: usize) -> io::Result<()> {
-        let sized = format!("Content-Length: {}", self.answer.part().len());
-        self.framed(&sized, &self.body[..count.min(self.body.len())])
-    }
-
-    fn chunked(&mut self) -> io::Result<()> {
-        let size = format!("{:x}\r\n", self.body.len());
-        let chunks = [size.as_bytes(), self.body, b"\r\n0\r\n\r\n"].concat();
-        self.framed("Transfer-Encoding: chunked", &chunks)
-    }
-
-    fn drip(&mut self, piece: usize, pause: Duration) -> io::Result<()> {
-        self.cut(0)?;
-        for part in self.body.chunks(piece) {
-            thread::sleep(pause);
-            self.stream.write_all(part)?;
-        }
-        Ok(())
-    }
-
-    fn framed(&mut self, framing: &str, body: &[u8]) -> io::Result<()> {
-        let mut out = format!("HTTP/1.1 {} Scripted\r\n{framing}\r\n", self.answer.status).into_bytes();
-        for (name, value) in &self.answer.fields {
-            out.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
-        }
-        out.extend_from_slice(b"\r\n");
-        self.stream.write_all(&out)?;
-        self.stream.write_all(body)
-    }
-}
-
-/// FNV-1a, so that objects of different bytes have different ETags.
-fn checksum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

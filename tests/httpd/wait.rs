@@ -17,8 +17,10 @@ pub(crate) fn until<T>(what: &str, seconds: u64, mut ready: impl FnMut() -> Opti
 
 /// How often to do what is done often: `few`, or `many` with `USC_SOAK=1`.
 pub(crate) fn rounds(few: usize, many: usize) -> usize {
-    match std::env::var("USC_SOAK").is_ok_and(|value| value == "1") {
-        true => many,
-        false => few,
-    }
+    if soaks() { many } else { few }
+}
+
+/// Whether all is done in full, on a machine that has nothing else to do: only then times are held against each other.
+pub(crate) fn soaks() -> bool {
+    std::env::var("USC_SOAK").is_ok_and(|value| value == "1")
 }
