@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mod_usp_storage_cache::store::format::{BLOCK_LEN, Head, Layout, Meta, Span, encode_head};
+use mod_usp_storage_cache::store::format::{BLOCK_LEN, Head, Layout, Meta, PurgeMark, Span, encode_head, head_len};
 
 /// Where the texts of a head begin (docs/store-format.md).
 const TEXTS_AT: usize = 128;
@@ -20,9 +20,14 @@ fuzz_target!(|input: &[u8]| match input {
     _ => {}
 });
 
+fn decode(file: &[u8]) -> Option<Head> {
+    let head = file.get(..usize::try_from(head_len(file)?).ok()?)?;
+    Head::decode(head, file.len() as u64)
+}
+
 /// Reads `file`, which may be anything, and looks at what was made of it.
 fn read(file: &[u8]) {
-    let Some(head) = Head::decode(file) else { return };
+    let Some(head) = decode(file) else { return };
     assert_eq!(Some(head.layout), Layout::of(head.layout.head_len, head.layout.body_len));
     assert_eq!(head.layout.file_len(), file.len() as u64);
     let mut at = TEXTS_AT;
@@ -87,14 +92,14 @@ fn write_and_read(input: &[u8]) {
     assert!(!has_nul && head.len() as u64 == layout.head_len);
     let mut file = head.clone();
     file.resize(usize::try_from(layout.file_len()).expect("it is small"), 0);
-    let decoded = Head::decode(&file).expect("what was written");
+    let decoded = decode(&file).expect("what was written");
     let meta_read = meta_of(&decoded, &file).expect("the URL is a text");
     assert_eq!(meta_read, meta);
     assert_eq!(encode_head(&meta_read), Some((head, layout)), "written again it is the same");
     let bit = input.iter().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(usize::from(*b)));
     let bit = bit % (8 * usize::try_from(layout.head_len).expect("it is small"));
     file[bit / 8] ^= 1 << (bit % 8);
-    assert!(Head::decode(&file).is_none(), "bit {bit} is turned");
+    assert!(decode(&file).is_none(), "bit {bit} is turned");
 }
 
 /// A body's length; most are short, since long files take their time.
@@ -111,8 +116,9 @@ fn meta_from(input: &[u8]) -> Option<Meta> {
         url: text(texts.next()?),
         scope: text(texts.next()?),
         body_len: body_len(u64::from(u16::from_le_bytes([numbers[0], numbers[1]])) * 17),
-        fetched_at: u64_at(numbers, 2),
+        fetched_at_ms: u64_at(numbers, 2),
         initial_age_secs: u64_at(numbers, 10) as u32,
+        purges: PurgeMark { incarnation: u64_at(numbers, 6), purges: u64_at(numbers, 3) as u32 },
         fields: Vec::new(),
     };
     while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
@@ -129,8 +135,9 @@ fn meta_of(head: &Head, file: &[u8]) -> Option<Meta> {
         url: text(head.url)?,
         scope: text(head.scope)?,
         body_len: head.layout.body_len,
-        fetched_at: head.fetched_at,
+        fetched_at_ms: head.fetched_at_ms,
         initial_age_secs: head.initial_age_secs,
+        purges: head.purges,
         fields: head.fields.iter().map(field).collect::<Option<_>>()?,
     })
 }
