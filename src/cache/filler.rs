@@ -165,11 +165,12 @@ impl Filler {
             }
             left => left,
         };
+        // One that is whole needs no further word of storage's while it is fresh.
         if entry.is_none()
-            && let Some(left) = fill.take_if(|left| left.is_whole())
+            && let Some(left) = fill.as_ref().filter(|left| left.is_whole() && self.needs_nothing(left.version()))
         {
             let vouched_at_ms = left.version().validated_at_ms();
-            self.prove(fill.insert(left), true)?;
+            self.prove(left, true)?;
             return self.publish(fill, vouched_at_ms);
         }
         let asked_at_ms = now_ms();
@@ -199,15 +200,16 @@ impl Filler {
         self.publish(fill, asked_at_ms)
     }
 
-    /// Whether an entry is as good as a new one: somebody else has filled or revalidated it.
-    fn needs_nothing(&self, entry: &Version) -> bool {
-        let is_fresh = matches!(standing(entry, &self.order.policy, now_ms()), Standing::Fresh { .. });
-        is_fresh && entry.validated_at_ms() >= self.not_before_ms
+    /// Whether a version is as good as a new one: somebody else has filled or revalidated it.
+    fn needs_nothing(&self, version: &Version) -> bool {
+        let is_fresh = matches!(standing(version, &self.order.policy, now_ms()), Standing::Fresh { .. });
+        is_fresh && version.validated_at_ms() >= self.not_before_ms
     }
 
     /// Whether to go on with what somebody else has begun: only where each answer can be told to be of the same version.
     fn is_worth_keeping(&self, left: &Fill) -> bool {
-        left.version().field("etag").is_some_and(is_strong) && self.cache.is_acceptable(&self.order, left.version(), 0)
+        let is_purged = left.version().purges() != self.lock.store().control().purge_mark(&self.order.name);
+        left.version().field("etag").is_some_and(is_strong) && !is_purged
     }
 
     /// The first GET: of the blocks that are wanted first, unless the version is that of `entry`.
