@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::client::{self, Request};
 use crate::content::content;
 use crate::server::Mpm;
 use crate::site::{STORED, Site, is_hit, is_ours, sub};
 use crate::storage::{Exchange, Fault, Object, Whom, one_range};
-use crate::wait::{rounds, soaks, until};
+use crate::wait::{rounds, until};
 
 const FILM: &str = "/media/film.mp4";
 const BLOCK: usize = 256 * 1024;
@@ -141,20 +141,13 @@ fn the_first_request_asks_for_the_blocks_that_are_wanted() {
 }
 
 #[test]
-fn clients_with_a_range_each_have_them_after_at_most_three_requests_in_sequence() {
+fn clients_with_a_range_each_have_them_after_at_most_two_requests_in_sequence() {
     let site = Site::wide(Mpm::Worker, 2, 64, "");
     let body = content(51, LARGE);
     site.storage.put(FILM, Object::new(body.clone()));
-    // Long enough for all clients to come while the first request is on its way.
-    site.storage.delay(Duration::from_millis(if soaks() { 20 } else { 500 }));
-    if !soaks() {
-        site.storage.fail(FILM, Whom::Everyone, Fault::HoldFrom(4));
-    }
-    let began = Instant::now();
-    client::fetch(site.storage.port, Request::get(FILM).field("X-Forwarded-Host", "none").range("bytes=0-65535"))
-        .expect("storage answers");
-    let direct = began.elapsed();
-    let began = Instant::now();
+    // Long enough for all clients to come while the first request is on its way; `make bench` looks at times.
+    site.storage.delay(Duration::from_millis(500));
+    site.storage.fail(FILM, Whom::Everyone, Fault::HoldFrom(3));
     thread::scope(|scope| {
         for client in 0..64 {
             let (site, body) = (&site, &body);
@@ -169,8 +162,6 @@ fn clients_with_a_range_each_have_them_after_at_most_three_requests_in_sequence(
             });
         }
     });
-    let took = began.elapsed();
-    assert!(!soaks() || took <= 3 * direct, "{took:?}, and {direct:?} for one direct range");
     site.storage.release(FILM);
     site.wait_for_entry(FILM);
     let fetched: Vec<Exchange> =
@@ -182,20 +173,13 @@ fn clients_with_a_range_each_have_them_after_at_most_three_requests_in_sequence(
 fn no_connection_carries_more_than_a_third_of_a_large_object() {
     let (site, body) = site("", LARGE);
     site.storage.pace(10_000_000);
-    let began = Instant::now();
     assert!(site.get(FILM).body == body);
-    let took = began.elapsed();
     came_once(&site, &body);
     let mut carried: HashMap<u64, usize> = HashMap::new();
     for exchange in site.storage.exchanges(FILM) {
         *carried.entry(exchange.asked.connection).or_default() += exchange.sent.len();
     }
     assert!(carried.values().all(|bytes| *bytes <= LARGE / 3), "{carried:?}");
-    if soaks() {
-        let began = Instant::now();
-        client::fetch(site.storage.port, Request::get(FILM)).expect("storage answers");
-        assert!(3 * took <= began.elapsed(), "{took:?}, and {:?} in one stream", began.elapsed());
-    }
 }
 
 #[test]

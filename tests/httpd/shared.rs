@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::client::{self, Request, Response};
 use crate::content::{Random, content};
+use crate::filling::kill;
 use crate::server::Mpm;
 use crate::site::{ABSENT, Site, is_hit, is_ours, sub};
 use crate::storage::{Exchange, Fault, Object, Whom, one_range};
@@ -315,9 +314,8 @@ fn kill_the_filler(site: &Site, path: &str, after: usize) {
         until("both clients", 20, || (site.httpd.pids_in_log(&recognised).len() >= 2).then_some(()));
         until("enough bytes", 20, || (site.storage.bytes_sent(path) > after).then_some(()));
         let on_its_way = under_way(site, path, object.body().len());
-        let filler = Pid::from_raw(site.httpd.pids_in_log(&recognised)[0] as i32).expect("a process");
-        // It may have ended for reasons of httpd's own.
-        let _ = kill_process(filler, Signal::KILL);
+        // It may have ended for reasons of httpd's own. One that is not yet dead still takes connections.
+        kill(&site.httpd.pids_in_log(&recognised)[..1]);
         (first.join().expect("it ends"), second.join().expect("it ends"), on_its_way)
     });
     // Who was connected to that child loses the connection, at worst; nobody gets a wrong byte.

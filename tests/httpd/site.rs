@@ -151,7 +151,8 @@ pub(crate) fn is_stale(cache_status: &str) -> bool {
 
 /// Whether a `Cache-Status` is that of a hit that is fresh.
 pub(crate) fn is_fresh(cache_status: &str) -> bool {
-    ttl(cache_status).is_some_and(|ttl| ttl >= 0)
+    // `ttl=-0` is that of one that has been stale for less than a second.
+    is_hit(cache_status) && !is_stale(cache_status)
 }
 
 /// Whether a `Cache-Status` is that of a hit.

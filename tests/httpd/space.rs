@@ -22,11 +22,11 @@ const RETURN_SECS: u64 = 5;
 /// What beside bodies comes and goes: heads and directories.
 const SLACK: u64 = 256 * 1024;
 
-/// A site whose store has a disk of its own, with room for one of the two films, which each child has mapped.
-fn site_on(disk: &Disk) -> Site {
+/// A site whose store has a disk of its own, with room for one of the two films.
+fn site_on(disk: &Disk, expire_secs: u32) -> Site {
     let root = disk.root();
     let lines = format!(
-        "UspStorageCacheRoot \"{}\"\nUspStorageCacheMinFree 0\nUspStorageCacheMaxSize 20M\nUspStorageCacheExpire 1\n\
+        "UspStorageCacheRoot \"{}\"\nUspStorageCacheMinFree 0\nUspStorageCacheMaxSize 20M\nUspStorageCacheExpire {expire_secs}\n\
          UspStorageCacheStaleWhileRevalidate 0",
         root.display()
     );
@@ -64,7 +64,7 @@ fn is_free(disk: &Disk, bytes: u64, what: &str) {
 #[test]
 fn what_was_purged_is_free_though_children_had_it_mapped() {
     let Some(disk) = Disk::new(64) else { return };
-    let site = site_on(&disk);
+    let site = site_on(&disk, 7200);
     let free = mapped_by_all(&site, &disk);
     purge(&disk.root(), Purge::All);
     is_free(&disk, free + LEN as u64, "the space of what was purged");
@@ -73,7 +73,7 @@ fn what_was_purged_is_free_though_children_had_it_mapped() {
 #[test]
 fn what_was_evicted_is_free_though_children_had_it_mapped() {
     let Some(disk) = Disk::new(64) else { return };
-    let site = site_on(&disk);
+    let site = site_on(&disk, 7200);
     let free = mapped_by_all(&site, &disk);
     assert!(site.get(OTHER).body == content(2, LEN));
     is_free(&disk, free, "the space of what was evicted");
@@ -84,7 +84,7 @@ fn what_was_evicted_is_free_though_children_had_it_mapped() {
 #[test]
 fn what_was_replaced_is_free_though_children_had_it_mapped() {
     let Some(disk) = Disk::new(64) else { return };
-    let site = site_on(&disk);
+    let site = site_on(&disk, 1);
     let free = mapped_by_all(&site, &disk);
     site.storage.put(FILM, Object::new("short"));
     until("the short one", 20, || (site.get(FILM).body == b"short").then_some(()));

@@ -21,6 +21,6 @@ pub(crate) fn rounds(few: usize, many: usize) -> usize {
 }
 
 /// Whether all is done in full, on a machine that has nothing else to do: only then times are held against each other.
-pub(crate) fn soaks() -> bool {
+fn soaks() -> bool {
     std::env::var("USC_SOAK").is_ok_and(|value| value == "1")
 }
