@@ -42,7 +42,7 @@ check: ## Format, lints with and without httpd, tests without httpd, docs
 
 bench: ## Measure against the replaced recipe and httpd's own files (QUICK=1: in short)
 	tests/setup
-	$(CARGO) build --release
+	$(CARGO) build --release --lib --example make_store
 	tests/bench/run
 
 $(MODULE):

@@ -1,7 +1,8 @@
 """The benchmark: the module, the recipe that it replaces and httpd's own static files, side by side in one run.
 
 Rounds are interleaved: within a group of cells that are compared, the order is random, and ratios are paired within
-a round. Counts (bytes, switches, system calls, instructions) follow. `run` prepares all that this needs.
+a round. Counts (bytes, switches, system calls, instructions) follow, then cold objects and a store of many entries. `run`
+prepares all that this needs.
 """
 import hashlib
 import json
@@ -12,15 +13,18 @@ import subprocess
 import sys
 import time
 
+import cold
 import content
 import goals
+import many
 import measure
 import servers
 
 QUICK = os.environ.get("QUICK") == "1"
-ROUNDS = 5 if QUICK else 11
+ROUNDS = 5 if QUICK else 9
 REPEATS = 5 if QUICK else 9
 WRK_SECS = 1 if QUICK else 2
+COLD_ROUNDS = 3 if QUICK else 7
 # Few where an object is large: what is on its way when time is up has cost CPU and counts for nothing.
 CLIENTS, RECIPE_CLIENTS = {"ism": 16, "3m": 16, "30m": 16, "8m": 4}, 2
 COUNTED_CALLS = {"module": 5000, "recipe": 20, "tuned": 20}
@@ -70,6 +74,8 @@ class Bench:
         self.work, self.content = work, os.path.join(work, "content")
         self.servers = servers.make_all(work, self.content, module)
         self.expected, self.ns, self.rows = {}, {}, []
+        self.cold = cold.Cold(work, self.content, module)
+        self.many = many.Many(work, self.content, module, self.servers["storage"])
 
     def run(self):
         content.make(self.content)
@@ -87,6 +93,11 @@ class Bench:
         say("counts instructions")
         self.servers["module"].stop()
         results["instructions"] = self.profile()
+        for name in ("recipe", "tuned", "static"):
+            self.servers[name].stop()
+        results["cold"] = self.cold.run(COLD_ROUNDS, say)
+        self.cold.stop()
+        results["many"] = self.many.run(ROUNDS, REPEATS, say)
         return results
 
     # Preparation
@@ -215,6 +226,8 @@ class Bench:
         ]
 
     def stop(self):
+        self.many.stop()
+        self.cold.stop()
         for server in self.servers.values():
             server.stop()
             server.remove()
@@ -226,7 +239,8 @@ def environment():
     version = subprocess.check_output([servers.HTTPD, "-v"], text=True).splitlines()[0]
     return {
         "cpus": os.cpu_count(), "cpu": model, "kernel": os.uname().release, "httpd": version.split(": ")[1],
-        "load": os.getloadavg()[0], "rounds": ROUNDS, "own_network": os.environ.get("BENCH_OWN_NETWORK") == "1",
+        "load": os.getloadavg()[0], "rounds": ROUNDS, "cold_rounds": COLD_ROUNDS,
+        "own_network": os.environ.get("BENCH_OWN_NETWORK") == "1",
     }
 
 

@@ -79,6 +79,16 @@ def counts(server, port, path, bytes_range, calls, repeats=3):
     return {"loopback": loopback, "switches": switches, "calls": calls}
 
 
+def burst(work, port, path, file, clients, span=None):
+    """Clients that ask at one instant; see burst.c. The slowest first byte and the slowest end, in ms."""
+    command = [os.path.join(work, "burst"), str(port), path, file, str(clients), *map(str, span or ())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, preexec_fn=die_with_parent)
+    found = json.loads(done.stdout or "{}")
+    if done.returncode or found.get("wrong"):
+        raise SystemExit(f"bench: {' '.join(command)}: {done.stdout}{done.stderr}")
+    return found
+
+
 def wrk(port, path, bytes_range, clients, secs):
     command = ["wrk", "-t1", f"-c{clients}", f"-d{secs}s", "--timeout", "30s", "-s", f"{HERE}/req.lua"]
     command += [f"http://127.0.0.1:{port}/", "--", path]

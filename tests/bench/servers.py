@@ -54,7 +54,7 @@ class Server:
         """Starts it and returns when all its ports are open; `keep` leaves the folder as it is."""
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self._make_folders()
+        self.make_folders()
         conf = os.path.join(self.folder, "httpd.conf")
         with open(conf, "w") as out:
             out.write(self._configuration())
@@ -68,7 +68,8 @@ class Server:
             self._wait_for(port)
         return self
 
-    def _make_folders(self):
+    def make_folders(self):
+        """Makes the folders that httpd's user writes to."""
         os.makedirs(self.folder, exist_ok=True)
         os.chmod(self.folder, 0o755)
         for name in self.folders:
@@ -79,7 +80,8 @@ class Server:
                 os.chown(path, user.pw_uid, user.pw_gid)
 
     def _configuration(self):
-        defines = {"WORK": self.folder, "MODULES": MODULES, **self.defines, **self.ports}
+        defines = {"CHILDREN": 2, "THREADS": 32, "WORK": self.folder, "MODULES": MODULES, **self.defines, **self.ports}
+        defines["WORKERS"] = defines["CHILDREN"] * defines["THREADS"]
         if os.geteuid() == 0:
             user = pwd.getpwnam(run_user())
             defines |= {"AS_ROOT": "", "RUN_USER": user.pw_name, "RUN_GROUP": grp.getgrgid(user.pw_gid).gr_name}

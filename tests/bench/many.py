@@ -1,0 +1,165 @@
+"""What a hit costs whatever the number of entries, and what a start reads of them.
+
+Two servers, one over a store of few entries and one over a store of many, that `make_store` has filled, on a tmpfs where there is
+one with room.
+"""
+import os
+import pwd
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+
+import measure
+import servers
+
+COUNTS = {"few": 10, "many": 100_000}
+HOT = 10
+SPLIT = 4
+# Entries that are asked for besides the hot ones, so that each child holds as many as it can.
+OTHERS = 6000
+BYTES_AN_ENTRY = 8192
+MARGIN = 1 << 30
+COUNTED_AT = 144  # docs/store-format.md, "The control block"
+
+
+class Many:
+    """The two servers, and what was found out."""
+
+    def __init__(self, work, folder, module, storage):
+        self.content, self.make_store = folder, os.path.join(work, "make_store")
+        self.storage = storage.ports["STORAGE"]
+        self.folder = tempfile.mkdtemp(prefix="usc-bench-", dir=roomy(work))
+        os.chmod(self.folder, 0o755)
+        shared = {"CONTENT": folder, "SUBBENCH": os.path.join(work, "mod_subbench.so"), "MODULE": module}
+        shared["STORAGE"] = self.storage
+        ports = ["OUTSIDE", "INSIDE", "WITHOUT"]
+        self.servers = {
+            name: servers.Server(self.folder, name, "module", ports, shared, ["store"]) for name in COUNTS
+        }
+
+    def run(self, rounds, repeats, say):
+        """All there is to find out, as a row."""
+        say("makes stores")
+        found = {"entries": COUNTS["many"], "few_entries": COUNTS["few"], **self.fill()}
+        say("starts over many entries")
+        found |= self.start_up() | self.lose_control()
+        self.servers["few"].start(keep=True)
+        say("holds hits over many entries against those over few")
+        self.warm()
+        # Short rounds, close together: what else runs falls on both sides.
+        found["rounds"] = [self.round(number, repeats) for number in range(rounds * SPLIT)]
+        return found
+
+    def fill(self):
+        """Makes both stores: how long that took, and what an entry takes."""
+        shutil.copy(self.make_store, self.folder)
+        user = pwd.getpwnam(servers.run_user())
+        options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+        begun = time.monotonic()
+        for name, count in COUNTS.items():
+            self.servers[name].make_folders()
+            command = [os.path.join(self.folder, "make_store"), self.path("store", name)]
+            command += [f"http://127.0.0.1:{self.storage}/many", str(count), os.path.join(self.content, "x.ism")]
+            subprocess.run(command, check=True, cwd=self.folder, **options)
+        walk = os.walk(self.path("store/v1/entries"))
+        taken = [os.lstat(os.path.join(folder, name)) for folder, _, names in walk for name in names]
+        return {
+            "made_secs": time.monotonic() - begun,
+            "files_an_entry": len(taken) / COUNTS["many"],
+            "bytes_an_entry": sum(file.st_blocks * 512 for file in taken) / COUNTS["many"],
+        }
+
+    def path(self, below, name="many"):
+        return os.path.join(self.servers[name].folder, below)
+
+    def start_up(self):
+        """What httpd opens of the entries, by strace, until one hit and two ticks of the leader are over."""
+        server, out = self.servers["many"], os.path.join(self.folder, "strace.out")
+        strace = ["strace", "-D", "-f", "-qq", "-y", "-e", "trace=openat,getdents64", "-o", out]
+        server.start("-DFOREGROUND", prefix=strace, keep=True)
+        found = {"first_hit_ms": self.hit(0)}
+        time.sleep(2.5)
+        server.stop()
+        entries = re.escape(self.path("store/v1/entries"))
+        with open(out, errors="replace") as lines:
+            text = lines.read()
+        found["opened"] = len(re.findall(rf"openat\(\d+<{entries}[/>]", text))
+        found["listed"] = len(re.findall(rf"getdents64\(\d+<{entries}", text))
+        if "store/v1" not in text:
+            raise SystemExit(f"bench: strace saw no start; see {out}")
+        return found
+
+    def lose_control(self):
+        """Starts httpd after the control block was deleted; hits go on while the first fill has the entries counted."""
+        os.unlink(self.path("store/v1/control"))
+        self.servers["many"].start(keep=True)
+        first = self.hit(0)
+        cold, filled = [], threading.Event()
+
+        def fill():
+            begun = time.monotonic()
+            cold.append(measure.get(self.servers["many"].ports["OUTSIDE"], "/x.ism"))
+            cold.append((time.monotonic() - begun) * 1e3)
+            filled.set()
+
+        threading.Thread(target=fill).start()
+        hits = []
+        while not filled.is_set():
+            hits.append(self.hit(len(hits) % HOT))
+        with open(self.path("store/v1/control"), "rb") as control:
+            counted_at, = struct.unpack_from("=Q", control.read(COUNTED_AT + 8), COUNTED_AT)
+        status, fields, *_ = cold[0]
+        if status != 200 or "; stored" not in fields.get("Cache-Status", "") or not counted_at:
+            raise SystemExit(f"bench: no fill after the control block was lost: {status} {fields.items()}")
+        return {
+            "lost_first_hit_ms": first, "counting_ms": cold[1],
+            "counting_hits": len(hits), "counting_hit_ms": max(hits),
+        }
+
+    def hit(self, number):
+        """Asks for an entry from outside: how long it took, in ms."""
+        begun = time.monotonic()
+        status, fields, *_ = measure.get(self.servers["many"].ports["OUTSIDE"], f"/many/{number}.ism")
+        if status != 200 or "; hit" not in fields.get("Cache-Status", ""):
+            raise SystemExit(f"bench: entry {number} is no hit: {status} {fields.items()}")
+        return (time.monotonic() - begun) * 1e3
+
+    def warm(self):
+        """Has each child hold the hot entries, and of the many as many others as it can."""
+        step = COUNTS["many"] // OTHERS
+        for number in range(OTHERS):
+            # Sub-requests, each on a connection of its own, come to all children.
+            measure.call(self.servers["many"].ports["INSIDE"], "uri", f"/many/{number * step}.ism")
+        for server in self.servers.values():
+            for number in range(HOT * 8):
+                answer = measure.call(server.ports["INSIDE"], "uri", f"/many/{number % HOT}.ism")
+                if "; hit" not in answer["cache_status"]:
+                    raise SystemExit(f"bench: a made entry is no hit: {answer}")
+
+    def round(self, number, repeats):
+        """The same hot key over both stores."""
+        path, found = f"/many/{number % HOT}.ism", {}
+        for name in ("few", "many") if number % 2 else ("many", "few"):
+            server = self.servers[name]
+            found[name] = measure.inside(
+                server, server.ports["INSIDE"], "uri", path, None, measure.CALLS_MAX, True, -(-repeats // SPLIT)
+            )
+        return found
+
+    def stop(self):
+        for server in self.servers.values():
+            server.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def roomy(work):
+    """A tmpfs that the stores fit into, or the work folder: there each entry is synced to a disk."""
+    needed = sum(COUNTS.values()) * BYTES_AN_ENTRY + MARGIN
+    for folder in ("/dev/shm", work):
+        if os.path.isdir(folder) and shutil.disk_usage(folder).free > needed:
+            return folder
+    raise SystemExit(f"bench: neither /dev/shm nor {work} has {needed >> 20} MiB free")
