@@ -191,7 +191,7 @@ pub static DIRECTIVES: [Directive; 25] = [
     },
     Directive {
         name: c"UspStorageCacheFillThreads",
-        usage: c"number (8): threads of a child that fetch",
+        usage: c"number (8): parts of one object that are fetched at a time",
         set: Set::Host(|h, v| put(&mut h.fill_threads, number(v, 1..=64))),
     },
 ];

@@ -325,7 +325,8 @@ fn all_at_once_no_byte_is_wrong_or_too_old_and_nothing_grows() {
                 let mut random = Random::new(client + 1);
                 while goes_on() {
                     // Some are asked for much more often than others.
-                    let number = random.below([OBJECTS / 5, OBJECTS][random.below(2)]);
+                    let among = [OBJECTS / 5, OBJECTS][random.below(2)];
+                    let number = random.below(among);
                     let asked_at = Instant::now();
                     let answer = ask(site, number, &mut random);
                     history.judge(number, asked_at, &answer);
