@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -27,7 +28,7 @@ use crate::semantics::validation::{Validators, is_strong, selects, updated, vouc
 use crate::store::connections::{Connection, Use};
 use crate::store::fill::Landing;
 use crate::store::format::{BLOCK_LEN, Meta, PurgeMark};
-use crate::store::{Fill, KeyLock, Version, spawn_quietly};
+use crate::store::{Fill, KeyLock, Version, spawn_quietly, sys};
 
 /// What the first GET asks for of an object of which the beginning is wanted: a small object comes whole, and a large one has not
 /// cost much by the time its length is known.
@@ -445,7 +446,7 @@ impl Filler {
 }
 
 /// The fills that a process has under way at most: each has a thread, and outlives the request that began it.
-const FILLS_MAX: usize = 128;
+const FILLS_MAX: u32 = 128;
 
 /// A fill that is counted, until it is dropped.
 struct Active(Arc<Cache>);
@@ -459,7 +460,9 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.fills.fetch_sub(1, Ordering::Relaxed);
+        self.0.fills.fetch_sub(1, Ordering::Release);
+        // Who waits for the last one looks again.
+        sys::wake(&self.0.fills, NonZeroU32::MAX);
     }
 }
 

@@ -27,11 +27,11 @@ mod verify;
 pub mod wait;
 
 use std::io;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -43,7 +43,7 @@ use crate::semantics::range::Asked;
 use crate::store::connections::Connections;
 use crate::store::held::Held;
 pub use crate::store::now_ms;
-use crate::store::{Leader, Name, Purge, Store, Version, spawn_quietly};
+use crate::store::{Leader, Name, Purge, Store, Version, spawn_quietly, sys};
 
 use background::Background;
 use breaker::Breaker;
@@ -145,7 +145,7 @@ pub struct Cache {
     held: Held,
     has_threads: AtomicBool,
     /// Fills under way.
-    fills: AtomicUsize,
+    fills: AtomicU32,
     background: Background,
     connections: Connections,
     fill_threads: usize,
@@ -172,7 +172,7 @@ impl Cache {
             store,
             held: Held::new(),
             has_threads: AtomicBool::new(false),
-            fills: AtomicUsize::new(0),
+            fills: AtomicU32::new(0),
             background: Background::default(),
             fill_threads: fill_threads as usize,
             client: Client::default(),
@@ -228,6 +228,19 @@ impl Cache {
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
         self.client.shutdown();
+    }
+
+    /// Waits until no fill is under way, for `most` at the longest.
+    pub fn finish(&self, most: Duration) {
+        let until = Instant::now() + most;
+        loop {
+            let fills = self.fills.load(Ordering::Acquire);
+            let left = until.saturating_duration_since(Instant::now());
+            if fills == 0 || left.is_zero() {
+                return;
+            }
+            sys::sleep(&self.fills, fills, NonZeroU32::MAX, left);
+        }
     }
 
     fn is_stopping(&self) -> bool {

@@ -325,9 +325,10 @@ impl Follower<'_> {
             }
             fill.want(wanted);
             fill.sleep(missing, seen, patience.slice());
-            if fill.progress() != seen {
-                patience.renew();
-            } else if let Some(followed) = self.look_around(fill) {
+            if patience.sees(fill.landed()) {
+                continue;
+            }
+            if let Some(followed) = self.look_around(fill) {
                 return followed;
             }
         }
@@ -441,16 +442,22 @@ impl Stream {
 struct Patience {
     most: Duration,
     until: Instant,
+    /// The blocks that were there when it was renewed.
+    landed: u32,
 }
 
 impl Patience {
     fn new(most: Duration) -> Self {
-        Self { most, until: Instant::now() + most }
+        Self { most, until: Instant::now() + most, landed: 0 }
     }
 
-    /// There was progress.
-    fn renew(&mut self) {
-        self.until = Instant::now() + self.most;
+    /// Tells whether there was progress, which renews it: a filler that fails and is gone on with makes none.
+    fn sees(&mut self, landed: u32) -> bool {
+        let has_moved = std::mem::replace(&mut self.landed, landed) != landed;
+        if has_moved {
+            self.until = Instant::now() + self.most;
+        }
+        has_moved
     }
 
     fn is_over(&self) -> bool {

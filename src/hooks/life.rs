@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{CHILD, Child};
 use crate::cache::Cache;
@@ -56,6 +57,9 @@ impl ChildInit for Begin {
             }
         };
         let default_match = Match::new(DEFAULT_MATCH).expect("the default is a valid pattern");
+        if server::has_threads() {
+            pool.keep(LastFills);
+        }
         CHILD.set(Child { cache, own: own_server(main), default_match, has_threads: server::has_threads() });
     }
 }
@@ -71,6 +75,20 @@ impl ChildStopping for Stop {
             leave_all();
         } else if !is_graceful && let Some(cache) = &child.cache {
             cache.stop();
+        }
+    }
+}
+
+/// How long a child that ends waits for its fills.
+const LAST_FILLS: Duration = Duration::from_secs(2);
+
+/// Kept as long as a child: its requests are over when it goes, and its fills may have little left to do.
+struct LastFills;
+
+impl Drop for LastFills {
+    fn drop(&mut self) {
+        if let Some(cache) = CHILD.get().and_then(|child| child.cache.as_ref()) {
+            cache.finish(LAST_FILLS);
         }
     }
 }

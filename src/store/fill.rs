@@ -225,7 +225,13 @@ impl Version {
         }
     }
 
-    /// How far the fill has come: moves with each block.
+    /// How many blocks are there.
+    pub fn landed(&self) -> u32 {
+        let maps = (0..self.layout().blocks()).step_by(64).map(|block| self.layout().present_word_at(block));
+        maps.map(|at| self.words().u64(at).load(Ordering::Acquire).count_ones()).sum()
+    }
+
+    /// A word that moves with each block, and whenever there is reason to look again.
     pub fn progress(&self) -> Progress {
         Progress(self.words().u32(self.layout().progress_at()).load(Ordering::Acquire))
     }
