@@ -218,11 +218,12 @@ impl Filler {
         let not =
             entry.map_or_else(Validators::default, |entry| selects(entry.field("etag"), entry.field("last-modified")));
         let first = first_part(self.asked, left, self.order.part_len);
-        // An answer that cannot be used has the whole object asked for.
-        for part in [Some(first), None] {
+        // An answer that cannot be used has the whole object asked for, whatever is stored.
+        for (part, not) in [(Some(first), not), (None, Validators::default())] {
             let (answer, connection) = self.get(&Question { part, only: None, not })?;
+            let vouches = |entry: &Version| vouches_for(answer.field("etag"), entry.field("etag"));
             match (answer.kind, part) {
-                (Kind::NotModified, _) => return Ok(Asking::Vouched(answer)),
+                (Kind::NotModified, Some(_)) if entry.is_some_and(vouches) => return Ok(Asking::Vouched(answer)),
                 (Kind::Whole(None), _) => return Err(Failure::NoLength),
                 // Only of what was asked for: a left fill may be of a longer object.
                 (Kind::Unsatisfiable(Some(len)), Some(_)) if left.is_none() && self.selects_nothing_of(len) => {
@@ -383,9 +384,6 @@ impl Filler {
     ) -> Result<Done, Failure> {
         if let Some(other) = fill.take() {
             other.discard();
-        }
-        if !vouches_for(answer.field("etag"), entry.field("etag")) {
-            return Err(Failure::Answer("304 with another ETag"));
         }
         let age_secs = self.initial_age_secs(answer, asked_at_ms);
         if self.order.policy.honor {

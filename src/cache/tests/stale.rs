@@ -35,6 +35,18 @@ fn an_entry_that_storage_vouches_for_is_the_same_file() {
 }
 
 #[test]
+fn a_304_for_another_version_has_the_object_fetched_anew() {
+    let of_another = "HTTP/1.1 304 Not Modified\r\nETag: \"2\"\r\n\r\n";
+    let other = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nETag: \"2\"\r\n\r\nanswer";
+    let storage = Storage::script(&[OK, of_another, other]);
+    let case = Case::new(storage.port, Section::default());
+    case.outcome();
+    case.age(7200 + 301);
+    assert_eq!(case.outcome(), "6 bytes, fwd=stale; fwd-status=200; stored");
+    assert_eq!(storage.asked(), 3);
+}
+
+#[test]
 fn with_expire_0_storage_is_asked_for_each_request() {
     let storage = Storage::script(&[OK, NOT_MODIFIED]);
     let section = set(&[(c"UspStorageCacheExpire", "0"), (c"UspStorageCacheStaleWhileRevalidate", "0")]);
