@@ -28,7 +28,8 @@ use super::map::SharedWords;
 use super::version::{Place, Sought};
 use super::{KeyLock, Opened, Version, sys};
 
-/// The bit of the progress word that says: nobody goes on with this file.
+/// The bit of the progress word that says: nobody may follow this file. It was given up, or storage has not yet been heard on a
+/// version that somebody else had begun.
 const ENDED: u32 = 1 << 31;
 
 /// A version that is being written. Several threads may bring parts of it.
@@ -257,7 +258,7 @@ impl Version {
 pub struct Progress(u32);
 
 impl Progress {
-    /// Whether nobody goes on with the file: look at the entry, or for another fill.
+    /// Whether nobody may follow the file: look for an entry or another fill, or wait until this one is confirmed.
     pub fn has_ended(self) -> bool {
         self.0 & ENDED != 0
     }
