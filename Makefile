@@ -44,6 +44,7 @@ bench: ## Measure against the replaced recipe and httpd's own files (QUICK=1: in
 	tests/setup
 	$(CARGO) build --release --lib --example make_store
 	tests/bench/run
+	tests/bench/run passing
 
 $(MODULE):
 	$(MAKE) all

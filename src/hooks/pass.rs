@@ -128,9 +128,10 @@ fn is_known(host: &str, child: &Child) -> bool {
     child.own.has_name(name) || child.named.has_host(name)
 }
 
-/// Fields that break a signature, since S3 wants them signed, or that are the client's secrets.
+/// Fields that break a signature, or that are the client's secrets: S3 wants each `x-amz-…` signed, and some servers that
+/// speak like it take `X-Forwarded-Host` for the `Host` that was signed.
 fn is_unwanted(name: &[u8]) -> bool {
-    let begins = |start: &[u8]| name.get(..start.len()).is_some_and(|had| had.eq_ignore_ascii_case(start));
-    begins(b"x-amz-")
-        || [b"Authorization".as_slice(), b"Cookie", b"Cookie2"].iter().any(|one| name.eq_ignore_ascii_case(one))
+    const NAMES: [&str; 4] = ["Authorization", "Cookie", "Cookie2", "X-Forwarded-Host"];
+    name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"x-amz-"))
+        || NAMES.iter().any(|one| name.eq_ignore_ascii_case(one.as_bytes()))
 }

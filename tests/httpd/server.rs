@@ -134,7 +134,7 @@ impl Conf {
 
     /// Loads none of httpd's modules but those that it cannot do without.
     pub(crate) fn bare(self) -> Self {
-        Self { modules: vec!["authz_core"], ..self }
+        Self { modules: vec!["authz_core", "mime"], ..self }
     }
 
     /// The whole configuration file.

@@ -26,7 +26,7 @@ impl Asked {
 
     /// Whether mod_proxy sent it, and not the module itself.
     pub(crate) fn by_proxy(&self) -> bool {
-        find(&self.fields, "X-Forwarded-Host").is_some()
+        find(&self.fields, "X-Forwarded-Server").is_some()
     }
 
     /// The same without a field.
