@@ -386,7 +386,7 @@ impl<'c> Section<'c> {
         }
     }
 
-    /// The same without anything to sign with.
+    /// The same without credentials of any kind.
     pub fn unsigned(&self) -> Self {
         Self { access_key: None, secret_key: None, security_token: None, ..*self }
     }

@@ -13,8 +13,13 @@ pub struct Named(Vec<Storage>);
 
 struct Storage {
     tls: bool,
-    host: Regex,
+    host: Host,
     port: u16,
+}
+
+enum Host {
+    Plain(String),
+    Pattern(Regex),
 }
 
 impl Named {
@@ -28,12 +33,12 @@ impl Named {
     pub fn has(&self, upstream: &Upstream<'_>) -> bool {
         let is_scheme = |storage: &&Storage| storage.tls == upstream.is_tls() && storage.port == upstream.port();
         let host = str::from_utf8(upstream.host()).unwrap_or_default();
-        self.0.iter().filter(is_scheme).any(|storage| storage.host.is_match(host))
+        self.0.iter().filter(is_scheme).any(|storage| storage.host.is(host))
     }
 
     /// Whether it names `host`, without a port, as that of any storage.
     pub fn has_host(&self, host: &str) -> bool {
-        self.0.iter().any(|storage| storage.host.is_match(host))
+        self.0.iter().any(|storage| storage.host.is(host))
     }
 }
 
@@ -43,16 +48,33 @@ impl Storage {
         let authority = str::from_utf8(rest).ok()?.split(['/', '?', '#']).next()?;
         let unknown = Regex::new(r"\$(?:[0-9]|\{[^}]*\})").ok()?;
         let authority = unknown.replace_all(authority, "*");
-        let host_len = if authority.starts_with('[') {
+        let end = if authority.starts_with('[') {
             authority.find(']')? + 1
         } else {
             authority.find(':').unwrap_or(authority.len())
         };
-        let (host, port) = authority.split_at(host_len);
+        let (host, port) = authority.split_at(end);
         let port = port.strip_prefix(':').map_or(Some(default_port(tls)), |digits| digits.parse().ok())?;
+        let is_named = host.bytes().any(|byte| byte.is_ascii_alphanumeric());
+        let host = Host::new(host)?;
+        is_named.then_some(Self { tls, host, port })
+    }
+}
+
+impl Host {
+    fn new(host: &str) -> Option<Self> {
+        if !host.contains('*') {
+            return Some(Self::Plain(host.to_owned()));
+        }
         let pattern = regex::escape(host).replace(r"\*", ".*");
-        let host = Regex::new(&format!("^(?i:{pattern})$")).ok()?;
-        authority[..host_len].bytes().any(|byte| byte.is_ascii_alphanumeric()).then_some(Self { tls, host, port })
+        Regex::new(&format!("^(?i:{pattern})$")).ok().map(Self::Pattern)
+    }
+
+    fn is(&self, host: &str) -> bool {
+        match self {
+            Self::Plain(own) => own.eq_ignore_ascii_case(host),
+            Self::Pattern(own) => own.is_match(host),
+        }
     }
 }
 

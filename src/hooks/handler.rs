@@ -289,7 +289,7 @@ fn report(request: &Request<'_>, cache: &Cache) {
 }
 
 /// Tells how the request looks and what `say` makes of it; nothing is written where nobody reads it.
-fn trace(request: &Request<'_>, say: impl FnOnce(&mut String) -> std::fmt::Result) {
+pub(super) fn trace(request: &Request<'_>, say: impl FnOnce(&mut String) -> std::fmt::Result) {
     if !request.logs(&usp_storage_cache_module, Level::Trace2) {
         return;
     }

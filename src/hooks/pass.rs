@@ -10,8 +10,10 @@
 //! - Only storages that the configuration names get a signature ([`Named`](crate::fetch::named::Named)).
 //! - A request without the note is sent as it would be without the module.
 
+use std::fmt::Write;
 use std::time::SystemTime;
 
+use super::handler::trace;
 use super::recognise::has_body;
 use super::{CHILD, Child};
 use crate::cache::key::{Key, Upstream};
@@ -29,7 +31,11 @@ const NOTE: &std::ffi::CStr = c"usp-storage-cache-signed";
 /// What `section` says for a request: nothing to sign with where the configuration does not name the storage.
 pub fn trusted<'c>(request: &Request<'_>, section: &Section<'c>, child: &Child) -> Section<'c> {
     let is_named = || Upstream::parse(request.filename()).is_ok_and(|upstream| child.named.has(&upstream));
-    if section.credentials() == Credentials::None || is_named() { *section } else { section.unsigned() }
+    if section.credentials() == Credentials::None || is_named() {
+        return *section;
+    }
+    trace(request, |line| write!(line, "not signed for: the configuration does not name this storage"));
+    section.unsigned()
 }
 
 /// Readies a request that is left to mod_proxy.
@@ -40,7 +46,8 @@ pub fn ready(request: &Request<'_>, section: &Section<'_>, child: &Child) {
         return;
     }
     let top = request.top();
-    if is_sub && section.enabled() && !has_body(&top) && !top.has_kept_body() {
+    // Of the answer to a HEAD sub-request mod_proxy would wait for a body.
+    if is_sub && section.enabled() && !request.is_head() && !has_body(&top) && !top.has_kept_body() {
         request.keep_body();
     }
     if let Some(key) = to_sign(request, section, child)
@@ -93,6 +100,7 @@ fn set_url(request: &Request<'_>, section: &Section<'_>, key: &Key) -> Result<()
     }
     request.set_filename(request.pool().text(filename.as_bytes()));
     request.notes().set(NOTE, c"1");
+    trace(request, |line| write!(line, "passes signed for {}", key.authority()));
     Ok(())
 }
 
