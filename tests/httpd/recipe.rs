@@ -113,8 +113,9 @@ fn played(httpd: &Httpd) -> Vec<(String, String)> {
     assert_eq!(answer.status, 200, "{text}");
     assert_eq!(answer.field("Access-Control-Allow-Origin").as_deref(), Some("*"));
     let words = text.lines().map(|line| line.splitn(5, ' ').map(str::to_owned).collect::<Vec<_>>());
-    let objects = words.filter(|words| !words[3].contains(".cmf"));
-    objects.map(|words| (words[3].clone(), words[4].clone())).collect()
+    let (media, objects): (Vec<_>, Vec<_>) = words.partition(|words| words[3].contains(".cmf"));
+    assert!(media.len() == 3 && media.iter().all(|words| words[0] == "206" && words[1] == "1024"), "{text}");
+    objects.into_iter().map(|words| (words[3].clone(), words[4].clone())).collect()
 }
 
 /// A film of four objects: all are fetched the first time, and none the second time.
