@@ -87,6 +87,10 @@ unsafe extern "C" fn set<C: Configuration>(
         // SAFETY: terminated, and lives in the configuration's pool.
         let value = unsafe { CStr::from_ptr(value) };
         let section = section.cast::<C::Section<'_>>();
+        // What another module takes is no error of ours.
+        if value.to_str().is_err() && command.is_anothers() {
+            return null();
+        }
         let outcome = value.to_str().map_err(|_| "it must be UTF-8".to_owned()).and_then(|value| {
             // SAFETY: made by `create_section`, and nobody else uses it while a directive is read.
             let section = unsafe { &mut *section };
@@ -131,6 +135,11 @@ impl<'c> Command<'c> {
 
     fn index(&self) -> usize {
         self.record().cmd_data.addr()
+    }
+
+    /// Whether it is a directive of another module, whose lines are read as a whole.
+    fn is_anothers(&self) -> bool {
+        self.record().args_how == sys::cmd_how_RAW_ARGS
     }
 
     fn host<C: Configuration>(&self) -> *mut C::Host<'c> {
