@@ -5,19 +5,21 @@ use std::io::{self, Read};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, Error, http};
 
+use super::names::Names;
 use super::{Credentials, Failure, Rules, sigv4};
 use crate::cache::key::Key;
 use crate::semantics::fields;
 use crate::semantics::validation::Validators;
 
 /// Idle connections that are kept, to one storage and in all; a child's fills are seldom more.
-const IDLE_MAX: usize = 16;
+const IDLE_MAX: usize = 64;
 /// How long an idle connection is kept; S3 closes its side after some 20 s, which ureq notices before reuse.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
 /// What is read from a connection at once.
-const PIECE_LEN: usize = 256 * 1024;
+const PIECE_LEN: usize = 64 * 1024;
 /// The part of an error's body that is looked at.
 const ERROR_BODY_LEN: usize = 4096;
 
@@ -269,11 +271,13 @@ fn new_agent() -> Agent {
         .proxy(None)
         .user_agent(concat!("usp-storage-cache/", env!("CARGO_PKG_VERSION")))
         .accept_encoding("identity")
-        .max_idle_connections(4 * IDLE_MAX)
+        .max_idle_connections(2 * IDLE_MAX)
         .max_idle_connections_per_host(IDLE_MAX)
         .max_idle_age(IDLE_AGE_MAX)
+        .input_buffer_size(64 * 1024)
+        .output_buffer_size(8 * 1024)
         .build();
-    Agent::new_with_config(config)
+    Agent::with_parts(config, DefaultConnector::default(), <Names>::default())
 }
 
 /// Whether a 404 is the bucket's: then it says nothing about the object. Its body may take as long as its head.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod names;
 pub mod sigv4;
 
 use std::fmt;
