@@ -15,12 +15,13 @@ use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::order::Order;
 use super::parts::Parts;
 use super::wait::Urgency;
 use super::{Cache, Key, ReportLevel, Standing, now_ms, standing, verify};
+use crate::fetch::retry::Pauses;
 use crate::fetch::{Answer, Credentials, Failure, Kind, Part, Question, sigv4};
 use crate::semantics::freshness::{initial_age_secs, storable};
 use crate::semantics::range::{Asked, ByteRange};
@@ -194,8 +195,14 @@ impl Filler {
         let is_s3 = arrival.answer.is_s3;
         match parts {
             _ if fill_now.is_whole() => drop(arrival),
-            true => Parts::new(self, fill_now).fetch(arrival)?,
-            false => self.land(fill_now, arrival)?,
+            true => Parts::new(self, fill_now).fetch(Some(arrival))?,
+            false => match self.land(fill_now, arrival) {
+                // The rest of it can be told from another version's.
+                Err(failure) if failure.blame() == Some(false) && is_of_one_version(fill_now) => {
+                    Parts::new(self, fill_now).fetch(None)?;
+                }
+                landed => landed?,
+            },
         }
         self.prove(fill_now, is_s3)?;
         self.publish(fill, asked_at_ms)
@@ -210,7 +217,7 @@ impl Filler {
     /// Whether to go on with what somebody else has begun: only where each answer can be told to be of the same version.
     fn is_worth_keeping(&self, left: &Fill) -> bool {
         let is_purged = left.version().purges() != self.lock.store().control().purge_mark(&self.order.name);
-        left.version().field("etag").is_some_and(is_strong) && !is_purged
+        is_of_one_version(left) && !is_purged
     }
 
     /// The first GET: of the blocks that are wanted first, unless the version is that of `entry`.
@@ -253,19 +260,42 @@ impl Filler {
 
     /// Asks storage over one of the host's connections.
     pub(super) fn get_for(&self, what_for: Use, question: &Question<'_>) -> Result<(Answer, Connection), Failure> {
-        let connection = self.connection(what_for)?;
-        self.tell_region();
-        let answer = self.cache.client.get(&self.order.key, &self.order.rules, question, SystemTime::now());
-        self.judge(answer.as_ref().err());
-        Ok((answer?, connection))
+        // The entry that is asked about can be served instead.
+        let can_wait = question.not == Validators::default();
+        self.patiently(can_wait, what_for, || {
+            self.tell_region();
+            self.cache.client.get(&self.order.key, &self.order.rules, question, SystemTime::now())
+        })
     }
 
     /// Asks storage for the object's fields and checksums.
     pub(super) fn head(&self) -> Result<Answer, Failure> {
-        let _connection = self.connection(Use::Bulk)?;
-        let answer = self.cache.client.head(&self.order.key, &self.order.rules, SystemTime::now());
-        self.judge(answer.as_ref().err());
-        answer
+        let head = || self.cache.client.head(&self.order.key, &self.order.rules, SystemTime::now());
+        self.patiently(true, Use::Bulk, head).map(|(answer, _)| answer)
+    }
+
+    /// Has storage answer; where who waits `can_wait` it is asked again after a failure that may pass. The breaker is told of
+    /// the last try alone.
+    fn patiently(
+        &self,
+        can_wait: bool,
+        what_for: Use,
+        ask: impl Fn() -> Result<Answer, Failure>,
+    ) -> Result<(Answer, Connection), Failure> {
+        let is_probe = self.cache.with_breaker(&self.order, |breaker| breaker.is_open());
+        let mut pauses = Pauses::within(if can_wait && !is_probe { self.order.wait } else { Duration::ZERO });
+        loop {
+            let connection = self.connection(what_for)?;
+            let answer = ask();
+            let pause = answer.as_ref().err().and_then(|failure| pauses.next(failure));
+            let Some(pause) = pause.filter(|_| !self.cache.is_stopping()) else {
+                self.judge(answer.as_ref().err());
+                return Ok((answer?, connection));
+            };
+            // Others may have it meanwhile.
+            drop((answer, connection));
+            std::thread::sleep(pause);
+        }
     }
 
     fn connection(&self, what_for: Use) -> Result<Connection, Failure> {
@@ -506,8 +536,13 @@ impl Cache {
 fn settle(fill: Option<Fill>, failure: &Failure) {
     let Some(fill) = fill else { return };
     let is_storages_fault = failure.blame().is_some();
-    let can_go_on = fill.version().field("etag").is_some_and(is_strong) && fill.has_landed();
+    let can_go_on = is_of_one_version(&fill) && fill.has_landed();
     if is_storages_fault && can_go_on { fill.keep() } else { fill.discard() }
+}
+
+/// Whether each further answer can be told to be of the same version.
+fn is_of_one_version(fill: &Fill) -> bool {
+    fill.version().field("etag").is_some_and(is_strong)
 }
 
 /// The part that the first GET asks for: whole blocks, and the missing ones of what is there already.

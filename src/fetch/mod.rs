@@ -6,6 +6,7 @@
 
 pub mod client;
 mod names;
+pub mod retry;
 pub mod sigv4;
 
 use std::fmt;
@@ -161,6 +162,16 @@ impl Failure {
             Self::TimedOut(_) | Self::Slow => Some(true),
             Self::Unreachable(_) | Self::Broken(_) | Self::Length { .. } | Self::Status(429 | 500..) => Some(false),
             _ => None,
+        }
+    }
+
+    /// Whether the same question may well be answered a moment later (Amazon S3 API reference, "Error responses").
+    pub fn passes(&self) -> bool {
+        let is_passing = |status: &u16| matches!(status, 429 | 500 | 502..=504);
+        match self {
+            Self::Status(status) => is_passing(status),
+            Self::TimedOut(_) | Self::Broken(_) | Self::Length { .. } => true,
+            _ => false,
         }
     }
 

@@ -16,6 +16,7 @@ mod site;
 mod storage;
 mod wait;
 
+mod bad_days;
 mod config;
 mod damage;
 mod disk;

@@ -9,7 +9,7 @@ fn failures_pass_and_are_remembered_by_their_kind() {
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 25\r\n\r\n<Code>NoSuchBucket</Code>", "pass failed", "pass failed"),
         ("HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n", "pass not-found", "absent 410"),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "pass denied", "pass denied"),
-        ("HTTP/1.1 500 Error\r\nContent-Length: 0\r\n\r\n", "pass failed", "pass failed"),
+        ("HTTP/1.1 501 Error\r\nContent-Length: 0\r\n\r\n", "pass failed", "pass failed"),
         ("HTTP/1.1 301 Moved\r\nLocation: /b.ism\r\nContent-Length: 0\r\n\r\n", "pass failed", "pass failed"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2000000000\r\n\r\n", "pass too-large", "pass too-large"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "pass no-length", "pass no-length"),
@@ -26,9 +26,20 @@ fn failures_pass_and_are_remembered_by_their_kind() {
             std::thread::yield_now();
         }
         assert_eq!(case.outcome(), second, "{answer}");
-        assert_eq!(storage.asked(), 1, "{answer}");
+        // What is no HTTP may be so once only.
+        let asked = if answer.starts_with("HTTP") { 1 } else { 5 };
+        assert_eq!(storage.asked(), asked, "{answer}");
         assert_eq!(case.cache.reports().len(), 0, "{answer}");
     }
+}
+
+#[test]
+fn what_fails_for_a_moment_is_asked_for_again() {
+    let busy = "HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n";
+    let storage = Storage::script(&[busy, "what is this?\r\n\r\n", OK]);
+    let case = Case::new(storage.port, Section::default());
+    assert_eq!((case.outcome().as_str(), storage.asked()), (FILLED, 3));
+    assert!(!case.cache.store.control().breaker(case.key.authority()).is_open());
 }
 
 #[test]
