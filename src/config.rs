@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
+use crate::fetch::roots::Roots;
 use crate::semantics::freshness::Policy;
 use crate::store::format::BLOCK_LEN;
 
@@ -39,8 +40,10 @@ pub struct Directive {
 pub enum Set {
     /// In server, virtual host, `<Location>` and `<Proxy>`.
     Section(for<'c> fn(&mut Section<'c>, &'c str) -> Result<(), Invalid>),
-    /// As [`Set::Section`], for the one value that has to be compiled and kept.
+    /// As [`Set::Section`], for a value that has to be compiled and kept.
     Match,
+    /// As [`Set::Section`], for a file that has to be read and kept.
+    Roots,
     /// In the main server only.
     Host(for<'c> fn(&mut Host<'c>, &'c str) -> Result<(), Invalid>),
 }
@@ -68,7 +71,7 @@ pub fn socket_url(line: &str) -> Option<&str> {
 }
 
 /// Every directive of the module.
-pub static DIRECTIVES: [Directive; 25] = [
+pub static DIRECTIVES: [Directive; 26] = [
     Directive {
         name: c"UspStorageCache",
         usage: c"on|off (off): serve manifests and index MP4s from the store",
@@ -128,6 +131,11 @@ pub static DIRECTIVES: [Directive; 25] = [
         name: c"UspStorageCacheTimeout",
         usage: c"seconds (10): for storage's first byte, and for each next piece",
         set: Set::Section(|s, v| put(&mut s.timeout, seconds(v, 1))),
+    },
+    Directive {
+        name: c"UspStorageCacheCAFile",
+        usage: c"file (Mozilla's list): certificates of the authorities that storage's own is held against",
+        set: Set::Roots,
     },
     Directive {
         name: c"UspStorageCacheWait",
@@ -243,6 +251,7 @@ pub struct Section<'c> {
     negative_expire: Option<u32>,
     connect_timeout: Option<u32>,
     timeout: Option<u32>,
+    roots: Option<&'c Roots>,
     wait: Option<u32>,
     part_len: Option<u64>,
     prefetch: Option<bool>,
@@ -270,6 +279,7 @@ impl<'c> Section<'c> {
             negative_expire: inner.negative_expire.or(outer.negative_expire),
             connect_timeout: inner.connect_timeout.or(outer.connect_timeout),
             timeout: inner.timeout.or(outer.timeout),
+            roots: inner.roots.or(outer.roots),
             wait: inner.wait.or(outer.wait),
             part_len: inner.part_len.or(outer.part_len),
             prefetch: inner.prefetch.or(outer.prefetch),
@@ -285,6 +295,11 @@ impl<'c> Section<'c> {
     /// Sets the pattern of `UspStorageCacheMatch`.
     pub fn set_match(&mut self, matching: &'c Match) {
         self.matching = Some(matching);
+    }
+
+    /// Sets what `UspStorageCacheCAFile` holds.
+    pub fn set_roots(&mut self, roots: &'c Roots) {
+        self.roots = Some(roots);
     }
 
     /// Notes what `ProxyPreserveHost` says; mod_proxy itself refuses nonsense.
@@ -350,6 +365,11 @@ impl<'c> Section<'c> {
     /// How long storage may be silent.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout.unwrap_or(10).into())
+    }
+
+    /// The authorities that storage's certificate is held against, where a file names them.
+    pub fn roots(&self) -> Option<&'c Roots> {
+        self.roots
     }
 
     /// How long a request waits for a fill that makes no progress.

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, Error, http};
 
 use super::names::Names;
+use super::roots::Roots;
 use super::{Credentials, Failure, Rules, sigv4};
 use crate::cache::key::Key;
 use crate::semantics::fields;
@@ -26,7 +28,14 @@ const ERROR_BODY_LEN: usize = 4096;
 /// Asks storage. Connections are made at the first request.
 #[derive(Default)]
 pub struct Client {
-    agent: OnceLock<Agent>,
+    pools: Mutex<Pools>,
+}
+
+#[derive(Default)]
+struct Pools {
+    /// What has connections of its own: those to storages whose certificates are held against the same authorities.
+    agents: Vec<(Option<Roots>, Agent)>,
+    is_shut: bool,
 }
 
 /// What is asked of storage about an object.
@@ -137,7 +146,7 @@ impl Client {
             Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
             Credentials::Keys { .. } => sigv4::sign(&mut request, key, rules, now).map_err(Failure::Signing)?,
         }
-        let agent = self.agent.get_or_init(new_agent);
+        let agent = self.agent(rules.roots.as_ref());
         let request = agent
             .configure_request(request)
             .timeout_resolve(Some(rules.connect_timeout))
@@ -149,11 +158,24 @@ impl Client {
         agent.run(request).map_err(failure)
     }
 
-    /// Breaks every request off, and refuses new ones. Takes locks: not for a signal handler.
-    pub fn shutdown(&self) {
-        if let Some(agent) = self.agent.get() {
+    fn agent(&self, roots: Option<&Roots>) -> Agent {
+        let mut pools = self.pools.lock();
+        if let Some((_, agent)) = pools.agents.iter().find(|(known, _)| known.as_ref() == roots) {
+            return agent.clone();
+        }
+        let agent = new_agent(roots);
+        if pools.is_shut {
             agent.clone().shutdown();
         }
+        pools.agents.push((roots.cloned(), agent.clone()));
+        agent
+    }
+
+    /// Breaks every request off, and refuses new ones. Takes locks: not for a signal handler.
+    pub fn shutdown(&self) {
+        let mut pools = self.pools.lock();
+        pools.is_shut = true;
+        pools.agents.iter().for_each(|(_, agent)| agent.clone().shutdown());
     }
 }
 
@@ -262,7 +284,8 @@ impl Pace {
     }
 }
 
-fn new_agent() -> Agent {
+fn new_agent(roots: Option<&Roots>) -> Agent {
+    let roots = roots.map_or(RootCerts::WebPki, Roots::certificates);
     // Nothing of httpd's environment (a proxy, say) shall steer requests, and a redirect would have to be signed anew.
     let config = Agent::config_builder()
         .http_status_as_error(false)
@@ -271,6 +294,7 @@ fn new_agent() -> Agent {
         .proxy(None)
         .user_agent(concat!("usp-storage-cache/", env!("CARGO_PKG_VERSION")))
         .accept_encoding("identity")
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
         .max_idle_connections(2 * IDLE_MAX)
         .max_idle_connections_per_host(IDLE_MAX)
         .max_idle_age(IDLE_AGE_MAX)
@@ -303,9 +327,10 @@ fn failure(error: Error) -> Failure {
         }
         Error::Timeout(_) => Failure::TimedOut("UspStorageCacheTimeout"),
         // Invalid data is what TLS calls a certificate that it does not take.
-        Error::Io(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidData) => {
-            Failure::Unreachable(e.to_string())
+        Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => {
+            Failure::Unreachable(format!("{e} (UspStorageCacheCAFile)"))
         }
+        Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => Failure::Unreachable(e.to_string()),
         Error::HostNotFound | Error::ConnectionFailed | Error::Tls(_) | Error::Rustls(_) => {
             Failure::Unreachable(error.to_string())
         }

@@ -7,6 +7,7 @@
 pub mod client;
 mod names;
 pub mod retry;
+pub mod roots;
 pub mod sigv4;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use client::{Answer, Client, Incoming, Kind, Part, Question};
 
+use self::roots::Roots;
 use crate::config::{self, Section};
 use crate::semantics::freshness::NotStorable;
 
@@ -25,6 +27,8 @@ pub struct Rules {
     pub connect_timeout: Duration,
     /// How long storage may be silent.
     pub timeout: Duration,
+    /// The authorities that storage's certificate is held against; those of Mozilla's list where there are none.
+    pub roots: Option<Roots>,
     /// What requests are signed with.
     pub credentials: Credentials,
     /// The region that is signed for, where one is set.
@@ -60,6 +64,7 @@ impl Rules {
         Self {
             connect_timeout: section.connect_timeout(),
             timeout: section.timeout(),
+            roots: section.roots().cloned(),
             credentials: Credentials::of(section.credentials()),
             region: section.region().map(str::to_owned),
             use_headers: section.use_headers(),

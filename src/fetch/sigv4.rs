@@ -124,6 +124,7 @@ mod tests {
         let rules = Rules {
             connect_timeout: Duration::ZERO,
             timeout: Duration::ZERO,
+            roots: None,
             credentials: Credentials::Keys {
                 access_key: "AKIAIOSFODNN7EXAMPLE".into(),
                 secret_key: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".into(),

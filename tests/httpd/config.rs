@@ -25,6 +25,8 @@ const NONSENSE: &[(&str, &str, &str)] = &[
     ("UspStorageCacheConnectTimeout", "0", "seconds"),
     ("UspStorageCacheTimeout", "0", "seconds"),
     ("UspStorageCacheTimeout", "1e3", "seconds"),
+    ("UspStorageCacheCAFile", "/nowhere/ca.pem", "No such file"),
+    ("UspStorageCacheCAFile", "/dev/null", "no certificate"),
     ("UspStorageCacheNegativeExpire", "x", "seconds"),
     ("UspStorageCacheHonor", "perhaps", "on"),
     ("UspStorageCacheStaleWhileRevalidate", "-1", "seconds"),

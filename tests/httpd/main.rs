@@ -42,4 +42,5 @@ mod shared;
 mod signing;
 mod space;
 mod stale;
+mod tls;
 mod upstream;
