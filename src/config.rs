@@ -58,8 +58,8 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// mod_proxy's directives that tell which requests are not ours; httpd hands them to both modules.
-pub static OBSERVED: [&CStr; 3] = [c"ProxyPass", c"ProxyPassMatch", c"ProxyPreserveHost"];
+/// Directives of other modules that tell where requests go; httpd hands them to each module that declares them.
+pub static OBSERVED: [&CStr; 5] = [c"ProxyPass", c"ProxyPassMatch", c"<Proxy", c"IsmProxyPass", c"ProxyPreserveHost"];
 
 /// The URL behind a `unix:/path|` in a line of `ProxyPass`: mod_proxy shows requests to that socket by this URL alone.
 pub fn socket_url(line: &str) -> Option<&str> {
@@ -68,6 +68,13 @@ pub fn socket_url(line: &str) -> Option<&str> {
     let target = words.find(is_socket)?;
     // What follows a back-reference is not known.
     target.split_once('|').map(|(_, url)| url.split('$').next().unwrap_or(url))
+}
+
+/// The http and https URLs in a line of an observed directive: storages that the configuration names.
+pub fn named_urls(line: &str) -> impl Iterator<Item = &str> {
+    let words = line.split([' ', '\t', '"', '\'', '>']);
+    let begins = |word: &&str, scheme: &str| word.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme));
+    words.filter(move |word| begins(word, "http://") || begins(word, "https://"))
 }
 
 /// Every directive of the module.
@@ -399,6 +406,11 @@ impl<'c> Section<'c> {
         }
     }
 
+    /// The same without anything to sign with.
+    pub fn unsigned(&self) -> Self {
+        Self { access_key: None, secret_key: None, security_token: None, ..*self }
+    }
+
     /// The region to sign for, where one is set.
     pub fn region(&self) -> Option<&'c str> {
         self.region
@@ -454,16 +466,25 @@ pub struct Host<'c> {
     read_at_ms: u64,
     /// Whether any section of this server switches the module on.
     pub used: bool,
-    /// Upstream URLs of this server that stand for a socket.
-    pub sockets: Option<&'c SocketUrl<'c>>,
+    /// Upstream URLs of this server that stand for a socket: what requests to it begin with.
+    pub sockets: Option<&'c Url<'c>>,
+    /// Upstream URLs that this server's configuration names.
+    pub named: Option<&'c Url<'c>>,
 }
 
-/// An upstream URL that stands for a socket, and the ones that were met before it.
-pub struct SocketUrl<'c> {
-    /// What requests to the socket begin with.
+/// A URL, and the ones that were met before it.
+pub struct Url<'c> {
+    /// As it was written.
     pub url: &'c str,
     /// The one before.
-    pub next: Option<&'c SocketUrl<'c>>,
+    pub next: Option<&'c Url<'c>>,
+}
+
+impl<'c> Url<'c> {
+    /// This one and all before.
+    pub fn all(last: Option<&'c Self>) -> impl Iterator<Item = &'c str> {
+        std::iter::successors(last, |url| url.next).map(|url| url.url)
+    }
 }
 
 impl<'c> Host<'c> {
@@ -479,7 +500,7 @@ impl<'c> Host<'c> {
 
     /// What holds in the virtual host `inner` of the server `outer`.
     pub fn merge(outer: &Self, inner: &Self) -> Self {
-        Self { used: inner.used, sockets: inner.sockets, ..*outer }
+        Self { used: inner.used, sockets: inner.sockets, named: inner.named, ..*outer }
     }
 
     /// The store's directory, where one is set.
@@ -705,6 +726,21 @@ mod tests {
         ];
         for (line, want) in rows {
             assert_eq!(socket_url(line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_names_the_urls_in_it() {
+        let rows: [(&str, &[&str]); 6] = [
+            ("/a/ http://h/ timeout=5", &["http://h/"]),
+            ("\"HTTPS://h/b/\"", &["HTTPS://h/b/"]),
+            ("^/(.*)$ http://h/$1", &["http://h/$1"]),
+            ("\"http://*.h/\">", &["http://*.h/"]),
+            ("http://h/>", &["http://h/"]),
+            ("/a/ unix:/run/s|http://localhost/ nocanon", &[]),
+        ];
+        for (line, want) in rows {
+            assert_eq!(named_urls(line).collect::<Vec<_>>(), want, "{line}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The wiring: the record by which httpd knows the module, its directives, its hooks.
 
-use crate::config::{DIRECTIVES, Host, Match, OBSERVED, Section, Set, SocketUrl, socket_url};
+use crate::config::{DIRECTIVES, Host, Match, OBSERVED, Section, Set, Url, named_urls, socket_url};
 use crate::fetch::roots::Roots;
 use crate::ffi::command::{Commands, Directive, Takes};
 use crate::ffi::config::{Configuration, Module, Setting};
@@ -9,6 +9,7 @@ use crate::ffi::{guard, server, sys};
 use crate::hooks::handler::Handler;
 use crate::hooks::invalidate::Invalidate;
 use crate::hooks::life::{Begin, Prepare, Stop};
+use crate::hooks::pass::Sign;
 use crate::hooks::tally::Note;
 use crate::store::now_ms;
 
@@ -28,11 +29,12 @@ static DIRECTIVE_TABLE: Commands<COMMANDS> = Commands::new::<Config>(&{
         table[at] = Directive { name: DIRECTIVES[at].name, usage: DIRECTIVES[at].usage, takes: Takes::Word };
         at += 1;
     }
-    let usage = c"a directive of mod_proxy";
-    // A module that declares another's directive takes its value in the same way.
-    table[at] = Directive { name: OBSERVED[0], usage, takes: Takes::Line };
-    table[at + 1] = Directive { name: OBSERVED[1], usage, takes: Takes::Line };
-    table[at + 2] = Directive { name: OBSERVED[2], usage, takes: Takes::Word };
+    while at < COMMANDS - 1 {
+        // A whole line is taken however many words it has: what is wrong with it its own module says.
+        let name = OBSERVED[at - DIRECTIVES.len()];
+        table[at] = Directive { name, usage: c"a directive of another module", takes: Takes::Line };
+        at += 1;
+    }
     table
 });
 
@@ -46,6 +48,7 @@ extern "C" fn register_hooks(_: *mut sys::apr_pool_t) {
         hook::child_stopping::<Stop>();
         hook::content_handler::<Handler, _>(&SUCCESSORS);
         hook::answer_look::<Invalidate>();
+        hook::proxy_fixups::<Sign>();
     });
 }
 
@@ -101,16 +104,22 @@ impl Configuration for Config {
     }
 }
 
-/// Notes what a directive of mod_proxy says; mod_proxy itself says what is wrong with it.
+/// Notes what a directive of another module says; that module itself says what is wrong with it.
 fn observe(which: usize, setting: Setting<'_, '_, Config>) -> Result<(), String> {
-    if !server::has_module(c"mod_proxy.c") {
-        return Err("it needs mod_proxy: load proxy_module first".into());
+    let name = OBSERVED[which];
+    if !server::is_declared_elsewhere(name, Config::module()) {
+        return Err("no module is loaded that it belongs to".into());
     }
-    if OBSERVED[which] == c"ProxyPreserveHost" {
-        setting.section.observe_preserve_host(setting.value);
-    } else if let Some(url) = socket_url(setting.value) {
-        let socket = SocketUrl { url, next: setting.host.sockets };
-        setting.host.sockets = Some(setting.pool.keep(socket));
+    if name == c"ProxyPreserveHost" {
+        setting.section.observe_preserve_host(setting.value.trim_matches(['"', '\'', ' ', '\t']));
+        return Ok(());
+    }
+    let Host { sockets, named, .. } = setting.host;
+    if let Some(url) = socket_url(setting.value) {
+        *sockets = Some(setting.pool.keep(Url { url, next: *sockets }));
+    }
+    for url in named_urls(setting.value) {
+        *named = Some(setting.pool.keep(Url { url, next: *named }));
     }
     Ok(())
 }

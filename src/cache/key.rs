@@ -73,6 +73,11 @@ impl<'r> Upstream<'r> {
         self.host
     }
 
+    /// Whether the scheme is https.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
     /// The port, the scheme's own where none was written.
     pub fn port(&self) -> u16 {
         self.port
@@ -116,6 +121,11 @@ impl<'r> Upstream<'r> {
         push_canonical(&mut bytes, self.path)?;
         self.push_query(&mut bytes, ignore_query)?;
         Ok(Key { bytes, url_at, path_at })
+    }
+
+    /// Whether it names one object, rather than a list of some or a part of the file system that is not the path's.
+    pub fn is_object(&self) -> bool {
+        self.decoded_path().is_ok_and(|path| path.last().is_some_and(|last| *last != b'/'))
     }
 
     fn push_query(&self, bytes: &mut UrlBytes, ignore_query: bool) -> Result<(), NoKey> {
@@ -186,7 +196,7 @@ impl Key {
     }
 }
 
-fn split_scheme(url: &[u8]) -> Option<(bool, &[u8])> {
+pub(crate) fn split_scheme(url: &[u8]) -> Option<(bool, &[u8])> {
     let at = |len: usize| url.split_at_checked(len);
     match (at(7), at(8)) {
         (Some((scheme, rest)), _) if scheme.eq_ignore_ascii_case(b"http://") => Some((false, rest)),
@@ -212,7 +222,7 @@ fn split_authority(authority: &[u8], tls: bool) -> Option<(&[u8], u16)> {
     (!host.is_empty() && host.iter().all(legal) && port != 0).then_some((host, port))
 }
 
-fn default_port(tls: bool) -> u16 {
+pub(crate) fn default_port(tls: bool) -> u16 {
     if tls { 443 } else { 80 }
 }
 

@@ -38,13 +38,18 @@ impl OwnServer {
         self.listeners.iter().any(|listener| listener.1 == port) && self.is_own_host(host, port)
     }
 
+    /// Whether `host`, without a port, is one of the server's names.
+    pub fn has_name(&self, host: &str) -> bool {
+        self.names.iter().any(|name| name.is_match(host))
+    }
+
     fn is_own_host(&self, host: &[u8], port: u16) -> bool {
         let host = String::from_utf8_lossy(host).to_ascii_lowercase();
         let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
         let Ok(address) = host.parse::<IpAddr>() else {
             // Resolvers take fewer than four numbers for an address, too: which one is not worth knowing.
             let is_numbers = host.bytes().all(|b| b == b'.' || b.is_ascii_digit());
-            return host == "localhost" || is_numbers || self.names.iter().any(|name| name.is_match(host));
+            return host == "localhost" || is_numbers || self.has_name(host);
         };
         let address = address.to_canonical();
         let is_here = address.is_loopback() || self.addresses.contains(&address);

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod named;
 mod names;
 pub mod retry;
 pub mod roots;

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials as Keys;
 use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings,
-    UriPathNormalizationMode, sign as sign_http,
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningInstructions,
+    SigningSettings, UriPathNormalizationMode, sign as sign_http,
 };
 use aws_sigv4::sign::v4::SigningParams;
 use ureq::http;
@@ -21,6 +21,35 @@ const PRESIGNED: Duration = Duration::from_secs(300);
 /// The field that has S3 state an object's checksums (Amazon S3 API reference, "HeadObject"); unsigned it would be refused.
 pub const CHECKSUM_MODE: (&str, &str) = ("x-amz-checksum-mode", "ENABLED");
 
+/// What makes a request a signed one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// Fields that are to be set.
+    Header(Vec<(String, String)>),
+    /// Parameters that are to be appended, escaped and joined by `&`.
+    Query(String),
+}
+
+/// The signature for a GET or HEAD of `key` that somebody else sends, with `host` as its field `Host`; the error says what
+/// is wrong.
+pub fn signature(method: &str, key: &Key, host: &str, rules: &Rules, now: SystemTime) -> Result<Signature, String> {
+    let signed = instructions(PRESIGNED, method, key, &[("host", host)], rules, now)?;
+    if rules.use_headers {
+        let fields = signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        return Ok(Signature::Header(fields.collect()));
+    }
+    let mut query = Vec::new();
+    for (name, value) in signed.params() {
+        query.extend(if query.is_empty() { "" } else { "&" }.bytes());
+        query.extend(name.bytes());
+        query.push(b'=');
+        for byte in value.bytes() {
+            if key::is_unreserved(byte) { query.push(byte) } else { key::push_escaped(&mut query, byte) }
+        }
+    }
+    Ok(Signature::Query(String::from_utf8(query).unwrap_or_default()))
+}
+
 /// Signs `request`, a GET or HEAD of `key`, in the header or in the query; the error says what is wrong.
 pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules, now: SystemTime) -> Result<(), String> {
     sign_for(PRESIGNED, request, key, rules, now)
@@ -33,6 +62,22 @@ fn sign_for(
     rules: &Rules,
     now: SystemTime,
 ) -> Result<(), String> {
+    let method = request.method().clone();
+    let checksum_mode = request.headers().contains_key(CHECKSUM_MODE.0).then_some(CHECKSUM_MODE);
+    let signed = instructions(lifetime, method.as_str(), key, checksum_mode.as_slice(), rules, now)?;
+    signed.apply_to_request_http1x(request);
+    Ok(())
+}
+
+/// What signs a request whose `fields` are signed with it; `Host` is the key's where it is not among them.
+fn instructions(
+    lifetime: Duration,
+    method: &str,
+    key: &Key,
+    fields: &[(&str, &str)],
+    rules: &Rules,
+    now: SystemTime,
+) -> Result<SigningInstructions, String> {
     let Credentials::Keys { access_key, secret_key, security_token } = &rules.credentials else {
         return Err("there are no keys".into());
     };
@@ -49,12 +94,9 @@ fn sign_for(
         .into();
     let url = signed_url(key);
     let body = if rules.use_headers { SignableBody::Bytes(b"") } else { SignableBody::UnsignedPayload };
-    let checksum_mode = request.headers().contains_key(CHECKSUM_MODE.0).then_some(CHECKSUM_MODE);
-    let method = request.method().clone();
-    let signable = SignableRequest::new(method.as_str(), &url, checksum_mode.into_iter(), body);
+    let signable = SignableRequest::new(method, &url, fields.iter().copied(), body);
     let signed = signable.and_then(|signable| sign_http(signable, &parameters)).map_err(|e| e.to_string())?;
-    signed.into_parts().0.apply_to_request_http1x(request);
-    Ok(())
+    Ok(signed.into_parts().0)
 }
 
 /// The region to sign for: the configured one, what the host name tells, else `us-east-1`.

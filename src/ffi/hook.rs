@@ -70,6 +70,12 @@ pub trait AnswerLook {
     fn run(request: &Request<'_>);
 }
 
+/// Runs when mod_proxy is about to send a request's head.
+pub trait ProxyFixups {
+    /// Changes `request.headers_in()`, a copy that lives for this sending only.
+    fn run(request: &Request<'_>);
+}
+
 /// A list of module names for the order of hooks. `N` counts the end mark.
 #[repr(transparent)]
 pub struct ModuleNames<const N: usize>([*const c_char; N]);
@@ -112,6 +118,17 @@ impl Request<'_> {
         // SAFETY: the filter was registered, and the request and its connection live.
         unsafe { sys::ap_add_output_filter(H::NAME.as_ptr(), std::ptr::null_mut(), self.raw(), connection) };
     }
+}
+
+/// Runs `H` as the last of those who change what mod_proxy sends, if mod_proxy is there: the hook is known to APR by its
+/// name alone (mod_proxy.c, `APR_IMPLEMENT_OPTIONAL_HOOK_RUN_ALL(proxy, PROXY, int, fixups`).
+pub fn proxy_fixups<H: ProxyFixups>() {
+    type Hook = unsafe extern "C" fn(*mut sys::request_rec) -> c_int;
+    type Any = unsafe extern "C" fn();
+    // SAFETY: mod_proxy calls what is registered under this name as a `Hook` (mod_proxy.h).
+    let hook = unsafe { std::mem::transmute::<Hook, Any>(fix_up::<H>) };
+    // SAFETY: called while httpd registers hooks; the name is static.
+    unsafe { sys::apr_optional_hook_add(c"fixups".as_ptr(), Some(hook), null(), null(), sys::APR_HOOK_REALLY_LAST) };
 }
 
 /// Runs `H` after the configuration was read.
@@ -165,6 +182,14 @@ unsafe extern "C" fn look<H: AnswerLook>(
     unsafe { sys::ap_remove_output_filter(filter) };
     // SAFETY: what was passed goes on to the next filter.
     unsafe { sys::ap_pass_brigade(next, brigade) }
+}
+
+unsafe extern "C" fn fix_up<H: ProxyFixups>(raw: *mut sys::request_rec) -> c_int {
+    guard::catch(Answer::Declined.into_raw(), || {
+        // SAFETY: mod_proxy passes the request that it is about to send.
+        H::run(&unsafe { Request::from_raw(raw) });
+        Answer::Declined.into_raw()
+    })
 }
 
 unsafe extern "C" fn after_config<H: PostConfig>(

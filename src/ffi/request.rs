@@ -58,6 +58,12 @@ impl<'hook> Request<'hook> {
         if filename.is_null() { b"" } else { unsafe { CStr::from_ptr(filename) }.to_bytes() }
     }
 
+    /// Sets what it was translated to.
+    pub fn set_filename(&self, filename: &'hook CStr) {
+        // SAFETY: `raw` is valid by the type's invariant, and the text lives as long; httpd changes no file name in place.
+        unsafe { (*self.raw()).filename = filename.as_ptr().cast_mut() };
+    }
+
     /// Whether the file system was asked where it leads before somebody set the fields of a proxied request by hand.
     pub fn was_mapped_to_a_file(&self) -> bool {
         // SAFETY: as in `proxied`.
@@ -109,6 +115,22 @@ impl<'hook> Request<'hook> {
         !unsafe { (*self.raw()).kept_body }.is_null()
     }
 
+    /// Gives it an empty body that was read before, unless it has one: mod_proxy reads none then, and keeps its connection
+    /// to the upstream of a sub-request (mod_proxy_http.c, `ap_proxy_http_prefetch`).
+    pub fn keep_body(&self) {
+        if self.has_kept_body() {
+            return;
+        }
+        // SAFETY: as in `proxied`.
+        let connection = unsafe { (*self.raw()).connection };
+        // SAFETY: a request's connection lives longer than the request; one field is read.
+        let list = unsafe { (*connection).bucket_alloc };
+        // SAFETY: both live as long as the request.
+        let brigade = unsafe { sys::apr_brigade_create(self.pool().raw(), list) };
+        // SAFETY: `raw` is valid by the type's invariant; one field is written.
+        unsafe { (*self.raw()).kept_body = brigade };
+    }
+
     /// The fields that the client sent, or the caller of a sub-request set.
     pub fn headers_in(&self) -> Table<'hook> {
         // SAFETY: as in `proxied`.
@@ -121,6 +143,14 @@ impl<'hook> Request<'hook> {
     pub fn headers_out(&self) -> Table<'hook> {
         // SAFETY: as in `proxied`.
         let table = unsafe { (*self.raw()).headers_out };
+        // SAFETY: httpd makes it together with the request.
+        unsafe { Table::from_raw(table) }
+    }
+
+    /// What modules note with this request alone.
+    pub fn notes(&self) -> Table<'hook> {
+        // SAFETY: as in `proxied`.
+        let table = unsafe { (*self.raw()).notes };
         // SAFETY: httpd makes it together with the request.
         unsafe { Table::from_raw(table) }
     }

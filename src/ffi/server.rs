@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::ptr::NonNull;
 
+use super::config::Module;
 use super::pool::Pool;
 use super::sys;
 
@@ -118,10 +119,23 @@ unsafe fn listener_at(address: *mut sys::apr_sockaddr_t) -> Option<(IpAddr, u16)
     Some((ip, port))
 }
 
-/// Whether a module is loaded; `name` is that of its record.
-pub fn has_module(name: &CStr) -> bool {
-    // SAFETY: the name is terminated, and httpd only looks through its list.
-    !unsafe { sys::ap_find_linked_module(name.as_ptr()) }.is_null()
+/// Whether a loaded module other than `ours` has a directive of that name.
+pub fn is_declared_elsewhere(directive: &CStr, ours: &Module) -> bool {
+    // SAFETY: httpd changes its list of modules only while it reads its configuration, with one thread.
+    let mut from = unsafe { sys::ap_top_module };
+    while !from.is_null() {
+        // SAFETY: the name is terminated; httpd looks from that module on, and leaves the one that it found.
+        let found = unsafe { sys::ap_find_command_in_modules(directive.as_ptr(), &raw mut from) };
+        if found.is_null() {
+            return false;
+        }
+        if !std::ptr::eq(from, ours.raw()) {
+            return true;
+        }
+        // SAFETY: a loaded module; one field is read.
+        from = unsafe { (*from).next };
+    }
+    false
 }
 
 /// Whether httpd only checks its configuration now and will read it again before it runs.

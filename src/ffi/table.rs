@@ -46,6 +46,27 @@ impl<'p> Table<'p> {
         // SAFETY: the table lives, and `name` is terminated.
         unsafe { sys::apr_table_unset(self.raw, name.as_ptr()) };
     }
+
+    /// Removes all fields whose name is `unwanted`.
+    pub fn unset_if(self, unwanted: impl Fn(&[u8]) -> bool) {
+        // SAFETY: the table lives.
+        let entries = unsafe { sys::apr_table_elts(self.raw) };
+        // SAFETY: APR's own array; one field is read.
+        let count = unsafe { (*entries).nelts };
+        // SAFETY: as above.
+        let first = unsafe { (*entries).elts }.cast::<sys::apr_table_entry_t>();
+        let names = (0..usize::try_from(count).unwrap_or(0)).filter_map(|at| {
+            // SAFETY: the array holds that many entries.
+            let entry = unsafe { first.add(at) };
+            // SAFETY: as above; one field is read.
+            let name = unsafe { (*entry).key };
+            // SAFETY: a table's names are terminated and live in its pool.
+            (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
+        });
+        // A removal moves entries: all names are read before.
+        let unwanted: Vec<&CStr> = names.filter(|name| unwanted(name.to_bytes())).collect();
+        unwanted.into_iter().for_each(|name| self.unset(name));
+    }
 }
 
 impl<'p> Table<'p> {

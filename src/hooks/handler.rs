@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::recognise::{NotOurs, Recognised, recognise};
-use super::{CHILD, Child, invalidate, tally};
+use super::{CHILD, Child, invalidate, pass, tally};
 use crate::cache::wait::Piece;
 use crate::cache::{self, Ask, Cache, Found, Outcome, Reason, ReportLevel, Stream, Want};
 use crate::config::Section;
@@ -30,28 +30,35 @@ pub struct Handler;
 
 impl ContentHandler for Handler {
     fn run(request: &Request<'_>) -> Answer {
-        let section = request.section::<Config>();
-        let Some(child) = CHILD.get() else { return Answer::Declined };
-        if !section.enabled() {
-            if request.proxied() != Proxied::No {
-                trace(request, |line| write!(line, "not ours: {}", NotOurs::Disabled));
-            }
-            return Answer::Declined;
+        let Some(child) = CHILD.get().filter(|_| request.proxied() != Proxied::No) else { return Answer::Declined };
+        let section = &pass::trusted(request, request.section::<Config>(), child);
+        let answer = look(request, section, child);
+        if answer == Answer::Declined {
+            pass::ready(request, section, child);
         }
-        match recognise(request, section, child) {
-            Ok(ours) => {
-                trace(request, |line| write!(line, "recognised {}", ours.key.url()));
-                answer(request, section, child, &ours)
+        answer
+    }
+}
+
+/// Answers a request that is ours.
+fn look(request: &Request<'_>, section: &Section<'_>, child: &Child) -> Answer {
+    if !section.enabled() {
+        trace(request, |line| write!(line, "not ours: {}", NotOurs::Disabled));
+        return Answer::Declined;
+    }
+    match recognise(request, section, child) {
+        Ok(ours) => {
+            trace(request, |line| write!(line, "recognised {}", ours.key.url()));
+            answer(request, section, child, &ours)
+        }
+        Err(why) => {
+            match why {
+                NotOurs::Passed(_) => tally::count_bypass(request),
+                NotOurs::Method => invalidate::watch(request, section, child),
+                _ => {}
             }
-            Err(why) => {
-                match why {
-                    NotOurs::Passed(_) => tally::count_bypass(request),
-                    NotOurs::Method => invalidate::watch(request, section, child),
-                    _ => {}
-                }
-                trace(request, |line| write!(line, "not ours: {why}"));
-                Answer::Declined
-            }
+            trace(request, |line| write!(line, "not ours: {why}"));
+            Answer::Declined
         }
     }
 }

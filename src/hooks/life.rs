@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::{CHILD, Child};
 use crate::cache::Cache;
 use crate::cache::own_server::OwnServer;
-use crate::config::{DEFAULT_MATCH, Host, Match};
+use crate::config::{DEFAULT_MATCH, Host, Match, Url};
+use crate::fetch::named::Named;
 use crate::ffi::child::leave_all;
+use crate::ffi::config::Configuration;
 use crate::ffi::hook::{ChildInit, ChildStopping, PostConfig};
 use crate::ffi::log::Level;
 use crate::ffi::pool::Pool;
@@ -39,28 +41,30 @@ pub struct Begin;
 
 impl ChildInit for Begin {
     fn run(pool: Pool<'_>, main: Server<'_>) {
-        if !is_used(main) {
-            return;
-        }
-        let cache = match open(pool, main) {
-            Ok(store) => {
-                let host = main.host::<Config>();
-                Some(Cache::new(store, host.connections(), host.fill_threads()))
-            }
-            Err(why) => {
-                main.log(
-                    &usp_storage_cache_module,
-                    Level::Error,
-                    &format!("no store, all requests pass through: {why}"),
-                );
-                None
-            }
-        };
-        let default_match = Match::new(DEFAULT_MATCH).expect("the default is a valid pattern");
         if server::has_threads() {
             pool.keep(LastFills);
         }
-        CHILD.set(Child { cache, own: own_server(main), default_match, has_threads: server::has_threads() });
+        CHILD.set(Child {
+            cache: is_used(main).then(|| cache(pool, main)).flatten(),
+            own: own_server(main),
+            named: Named::new(main.all().flat_map(|server| Url::all(server.host::<Config>().named))),
+            signs_passing: !server::is_declared_elsewhere(c"S3AccessKey", Config::module()),
+            default_match: Match::new(DEFAULT_MATCH).expect("the default is a valid pattern"),
+            has_threads: server::has_threads(),
+        });
+    }
+}
+
+/// The cache over the store, if that can be opened.
+fn cache(pool: Pool<'_>, main: Server<'_>) -> Option<Arc<Cache>> {
+    let host = main.host::<Config>();
+    match open(pool, main) {
+        Ok(store) => Some(Cache::new(store, host.connections(), host.fill_threads())),
+        Err(why) => {
+            let line = format!("no store, all requests pass through: {why}");
+            main.log(&usp_storage_cache_module, Level::Error, &line);
+            None
+        }
     }
 }
 
@@ -99,10 +103,7 @@ fn is_used(main: Server<'_>) -> bool {
 
 /// What is known of the server once it listens.
 fn own_server(main: Server<'_>) -> OwnServer {
-    let sockets = |server: Server<'_>| {
-        let first = server.host::<Config>().sockets;
-        std::iter::successors(first, |socket| socket.next).map(|socket| socket.url.to_owned()).collect::<Vec<_>>()
-    };
+    let sockets = |server: Server<'_>| Url::all(server.host::<Config>().sockets).map(str::to_owned).collect::<Vec<_>>();
     // Without its interfaces the host is known by loopback addresses and by names.
     let addresses = if_addrs::get_if_addrs().unwrap_or_default().iter().map(if_addrs::Interface::ip).collect();
     let names: Vec<_> = main.all().flat_map(Server::names).collect();

@@ -123,7 +123,8 @@ fn has_aws_authorization(request: &Request<'_>) -> bool {
     request.headers_in().get(c"Authorization").is_some_and(|value| value.to_bytes().starts_with(b"AWS"))
 }
 
-fn has_body(request: &Request<'_>) -> bool {
+/// Whether a body comes with the request.
+pub fn has_body(request: &Request<'_>) -> bool {
     let fields = request.headers_in();
     fields.get(c"Content-Length").is_some_and(|len| len != c"0") || fields.get(c"Transfer-Encoding").is_some()
 }

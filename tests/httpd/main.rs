@@ -32,6 +32,7 @@ mod mixed;
 mod mpm;
 mod panics;
 mod parts;
+mod passing;
 mod prefetch;
 mod ranges;
 mod recipe;

@@ -80,6 +80,7 @@ pub(crate) struct Conf {
     environment: Vec<(&'static str, String)>,
     with_ours: bool,
     ours_first: bool,
+    with_signer: bool,
 }
 
 impl Conf {
@@ -93,6 +94,7 @@ impl Conf {
             environment: Vec::new(),
             with_ours: true,
             ours_first: false,
+            with_signer: false,
         }
     }
 
@@ -125,6 +127,16 @@ impl Conf {
         Self { ours_first: true, ..self }
     }
 
+    /// Loads another module that signs what mod_proxy sends.
+    pub(crate) fn with_signer(self) -> Self {
+        Self { with_signer: true, ..self }
+    }
+
+    /// Loads none of httpd's modules but those that it cannot do without.
+    pub(crate) fn bare(self) -> Self {
+        Self { modules: vec!["authz_core"], ..self }
+    }
+
     /// The whole configuration file.
     fn file(&self, dir: &Path, ports: [u16; 2]) -> String {
         let dir = dir.display().to_string();
@@ -146,7 +158,10 @@ impl Conf {
         };
         let theirs: String = self.modules.iter().map(|name| installed.load_line(name)).collect();
         let mpm = installed.load_line(&format!("mpm_{}", self.mpm.name()));
-        let rest = [mpm, theirs, installed.load_double()].concat();
+        let mut rest = [mpm, theirs, installed.load_double("origin_double")].concat();
+        if self.with_signer {
+            rest += &installed.load_double("s3_auth_double");
+        }
         let loads = if self.ours_first { [ours, rest] } else { [rest, ours] };
         loads.concat() + &self.mpm.lines(self.children, self.threads)
     }
@@ -208,9 +223,9 @@ impl Installation {
         load("usp_storage_cache_module", &from_environment("USC_MODULE", built))
     }
 
-    fn load_double(&self) -> String {
-        let built = self.built.with_file_name("double").join("mod_origin_double.so");
-        load("origin_double_module", &from_environment("USC_DOUBLE", built))
+    fn load_double(&self, name: &str) -> String {
+        let doubles = from_environment("USC_DOUBLES", self.built.with_file_name("double"));
+        load(&format!("{name}_module"), &doubles.join(format!("mod_{name}.so")))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::site::{STORED, Site, is_hit};
 use crate::storage::{Asked, Fault, Object, Whom};
 
 /// The module before the real server, its objects below `/store/`.
-fn conf(s3: &S3, lines: &str) -> String {
+pub(crate) fn conf(s3: &S3, lines: &str) -> String {
     let url = s3.url();
     format!(
         "<Location \"/origin\">\n  SetHandler origin-double\n  IsmProxyPass \"{url}\"\n</Location>\n\

@@ -1,0 +1,136 @@
+//! What mod_proxy is left with: a request that storage takes, over a connection that is kept.
+//!
+//! In the content handler [`ready`] decides, sets the URL that is asked, with the signature in its query if it goes there, and
+//! leaves a note. When mod_proxy has put the head together, [`Sign`] removes what the client sent and storage must not see, and
+//! sets the signature in the header. It changes a copy of the head that mod_proxy drops when it was sent, so that a signature
+//! is in nobody else's `headers_in`.
+//!
+//! # Invariants
+//!
+//! - Only storages that the configuration names get a signature ([`Named`](crate::fetch::named::Named)).
+//! - A request without the note is sent as it would be without the module.
+
+use std::time::SystemTime;
+
+use super::recognise::has_body;
+use super::{CHILD, Child};
+use crate::cache::key::{Key, Upstream};
+use crate::config::{Credentials, Section};
+use crate::fetch::Rules;
+use crate::fetch::sigv4::{Signature, signature};
+use crate::ffi::hook::ProxyFixups;
+use crate::ffi::log::Level;
+use crate::ffi::request::{Proxied, Request};
+use crate::module::{Config, usp_storage_cache_module};
+
+/// The note of a request that is signed.
+const NOTE: &std::ffi::CStr = c"usp-storage-cache-signed";
+
+/// What `section` says for a request: nothing to sign with where the configuration does not name the storage.
+pub fn trusted<'c>(request: &Request<'_>, section: &Section<'c>, child: &Child) -> Section<'c> {
+    let is_named = || Upstream::parse(request.filename()).is_ok_and(|upstream| child.named.has(&upstream));
+    if section.credentials() == Credentials::None || is_named() { *section } else { section.unsigned() }
+}
+
+/// Readies a request that is left to mod_proxy.
+pub fn ready(request: &Request<'_>, section: &Section<'_>, child: &Child) {
+    let is_sub = request.parent().is_some();
+    let is_read = request.is_head() || request.method() == c"GET";
+    if !is_read || (request.proxied() == Proxied::Forward && !is_sub) {
+        return;
+    }
+    let top = request.top();
+    if is_sub && section.enabled() && !has_body(&top) && !top.has_kept_body() {
+        request.keep_body();
+    }
+    if let Some(key) = to_sign(request, section, child)
+        && let Err(why) = set_url(request, section, &key)
+    {
+        request.log(&usp_storage_cache_module, Level::Warning, &format!("cannot sign {}: {why}", key.url()));
+    }
+}
+
+/// Signs what mod_proxy is about to send.
+pub struct Sign;
+
+impl ProxyFixups for Sign {
+    fn run(request: &Request<'_>) {
+        if request.notes().get(NOTE).is_none() {
+            return;
+        }
+        request.headers_in().unset_if(is_unwanted);
+        let section = request.section::<Config>();
+        let key = CHILD.get().filter(|_| section.use_headers()).and_then(|child| to_sign(request, section, child));
+        if let Some(key) = key
+            && let Err(why) = set_fields(request, section, &key)
+        {
+            request.log(&usp_storage_cache_module, Level::Warning, &format!("cannot sign {}: {why}", key.url()));
+        }
+    }
+}
+
+/// The object that a request for it is to be signed for.
+fn to_sign(request: &Request<'_>, section: &Section<'_>, child: &Child) -> Option<Key> {
+    if !child.signs_passing || !matches!(section.credentials(), Credentials::Keys { .. }) {
+        return None;
+    }
+    let upstream = Upstream::parse(request.filename()).ok()?;
+    let is_ours = upstream.is_object() && child.named.has(&upstream) && !child.own.may_be_socket(upstream.url());
+    // A client must not choose by its Host whose bucket it reads with our keys.
+    let may_sign = is_ours && (!section.preserves_host() || is_known(&own_host(request), child));
+    upstream.key("", false).ok().filter(|_| may_sign)
+}
+
+/// Sets the URL that is asked, without parameters of foreign signatures.
+fn set_url(request: &Request<'_>, section: &Section<'_>, key: &Key) -> Result<(), String> {
+    let mut filename = format!("proxy:{}", key.url());
+    if !section.use_headers() {
+        let host = if section.preserves_host() { own_host(request) } else { sent_host(key).to_owned() };
+        if let Signature::Query(query) = sign(request, section, key, &host)? {
+            filename.push(if key.path_and_query().contains('?') { '&' } else { '?' });
+            filename += &query;
+        }
+    }
+    request.set_filename(request.pool().text(filename.as_bytes()));
+    request.notes().set(NOTE, c"1");
+    Ok(())
+}
+
+fn set_fields(request: &Request<'_>, section: &Section<'_>, key: &Key) -> Result<(), String> {
+    let (pool, fields) = (request.pool(), request.headers_in());
+    let host = fields.get(c"Host").and_then(|host| host.to_str().ok()).ok_or("there is no Host")?;
+    if let Signature::Header(signed) = sign(request, section, key, host)? {
+        for (name, value) in signed {
+            fields.set(pool.text(name.as_bytes()), pool.text(value.as_bytes()));
+        }
+    }
+    Ok(())
+}
+
+fn sign(request: &Request<'_>, section: &Section<'_>, key: &Key, host: &str) -> Result<Signature, String> {
+    let method = if request.is_head() { "HEAD" } else { "GET" };
+    signature(method, key, host, &Rules::of(section), SystemTime::now())
+}
+
+/// The `Host` that mod_proxy makes of a URL: without port 80, whatever the scheme (proxy_util.c, `ap_proxy_create_hdrbrgd`).
+fn sent_host(key: &Key) -> &str {
+    key.authority().strip_suffix(":80").unwrap_or(key.authority())
+}
+
+/// The `Host` that mod_proxy sends with `ProxyPreserveHost`.
+fn own_host(request: &Request<'_>) -> String {
+    request.headers_in().get(c"Host").map(|host| host.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Whether a client's Host is a name of this server, or one that the configuration has requests sent to.
+fn is_known(host: &str, child: &Child) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    child.own.has_name(name) || child.named.has_host(name)
+}
+
+/// Fields that break a signature, since S3 wants them signed, or that are the client's secrets.
+fn is_unwanted(name: &[u8]) -> bool {
+    let begins = |start: &[u8]| name.get(..start.len()).is_some_and(|had| had.eq_ignore_ascii_case(start));
+    begins(b"x-amz-")
+        || [b"Authorization".as_slice(), b"Cookie", b"Cookie2"].iter().any(|one| name.eq_ignore_ascii_case(one))
+}
