@@ -168,7 +168,7 @@ impl<'f> Parts<'f> {
             },
         };
         if course.failure.is_none() {
-            if !matches!(failed, Failure::Changed) {
+            if !matches!(failed, Failure::Changed) && !self.filler.has_another() {
                 // Who waits need not wait until the other parts have given up too.
                 self.filler.cache.fail(&self.filler.order, &failed);
                 self.fill.wake_all();

@@ -22,6 +22,9 @@ const IDLE_MAX: usize = 64;
 const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
 /// What is read from a connection at once.
 const PIECE_LEN: usize = 64 * 1024;
+/// The buffers of a connection: what is read, and a request's head with its signature.
+const INPUT_LEN: usize = PIECE_LEN;
+const OUTPUT_LEN: usize = 16 * 1024;
 /// The part of an error's body that is looked at.
 const ERROR_BODY_LEN: usize = 4096;
 
@@ -33,9 +36,18 @@ pub struct Client {
 
 #[derive(Default)]
 struct Pools {
-    /// What has connections of its own: those to storages whose certificates are held against the same authorities.
-    agents: Vec<(Option<Roots>, Agent)>,
+    /// Each has connections and TLS sessions of its own.
+    agents: Vec<(Setup, Agent)>,
     is_shut: bool,
+}
+
+/// What requests over the same connections have in common. ureq resumes TLS sessions only where no request of an agent has
+/// a configuration of its own.
+#[derive(Clone, PartialEq)]
+struct Setup {
+    roots: Option<Roots>,
+    connect_timeout: Duration,
+    timeout: Duration,
 }
 
 /// What is asked of storage about an object.
@@ -146,28 +158,21 @@ impl Client {
             Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
             Credentials::Keys { .. } => sigv4::sign(&mut request, key, rules, now).map_err(Failure::Signing)?,
         }
-        let agent = self.agent(rules.roots.as_ref());
-        let request = agent
-            .configure_request(request)
-            .timeout_resolve(Some(rules.connect_timeout))
-            .timeout_connect(Some(rules.connect_timeout))
-            .timeout_send_request(Some(rules.timeout))
-            .timeout_recv_response(Some(rules.timeout))
-            .timeout_per_read(Some(rules.timeout))
-            .build();
-        agent.run(request).map_err(failure)
+        let setup =
+            Setup { roots: rules.roots.clone(), connect_timeout: rules.connect_timeout, timeout: rules.timeout };
+        self.agent(setup).run(request).map_err(failure)
     }
 
-    fn agent(&self, roots: Option<&Roots>) -> Agent {
+    fn agent(&self, setup: Setup) -> Agent {
         let mut pools = self.pools.lock();
-        if let Some((_, agent)) = pools.agents.iter().find(|(known, _)| known.as_ref() == roots) {
+        if let Some((_, agent)) = pools.agents.iter().find(|(known, _)| *known == setup) {
             return agent.clone();
         }
-        let agent = new_agent(roots);
+        let agent = setup.agent();
         if pools.is_shut {
             agent.clone().shutdown();
         }
-        pools.agents.push((roots.cloned(), agent.clone()));
+        pools.agents.push((setup, agent.clone()));
         agent
     }
 
@@ -284,24 +289,31 @@ impl Pace {
     }
 }
 
-fn new_agent(roots: Option<&Roots>) -> Agent {
-    let roots = roots.map_or(RootCerts::WebPki, Roots::certificates);
-    // Nothing of httpd's environment (a proxy, say) shall steer requests, and a redirect would have to be signed anew.
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .proxy(None)
-        .user_agent(concat!("usp-storage-cache/", env!("CARGO_PKG_VERSION")))
-        .accept_encoding("identity")
-        .tls_config(TlsConfig::builder().root_certs(roots).build())
-        .max_idle_connections(2 * IDLE_MAX)
-        .max_idle_connections_per_host(IDLE_MAX)
-        .max_idle_age(IDLE_AGE_MAX)
-        .input_buffer_size(64 * 1024)
-        .output_buffer_size(8 * 1024)
-        .build();
-    Agent::with_parts(config, DefaultConnector::default(), <Names>::default())
+impl Setup {
+    fn agent(&self) -> Agent {
+        let roots = self.roots.as_ref().map_or(RootCerts::WebPki, Roots::certificates);
+        // Nothing of httpd's environment (a proxy, say) shall steer requests, and a redirect would have to be signed anew.
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("usp-storage-cache/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .timeout_resolve(Some(self.connect_timeout))
+            .timeout_connect(Some(self.connect_timeout))
+            .timeout_send_request(Some(self.timeout))
+            .timeout_recv_response(Some(self.timeout))
+            .timeout_per_read(Some(self.timeout))
+            .max_idle_connections(2 * IDLE_MAX)
+            .max_idle_connections_per_host(IDLE_MAX)
+            .max_idle_age(IDLE_AGE_MAX)
+            .input_buffer_size(INPUT_LEN)
+            .output_buffer_size(OUTPUT_LEN)
+            .build();
+        Agent::with_parts(config, DefaultConnector::default(), <Names>::default())
+    }
 }
 
 /// Whether a 404 is the bucket's: then it says nothing about the object. Its body may take as long as its head.

@@ -18,6 +18,7 @@ use std::time::Duration;
 pub use client::{Answer, Client, Incoming, Kind, Part, Question};
 
 use self::roots::Roots;
+use crate::cache::key::Key;
 use crate::config::{self, Section};
 use crate::semantics::freshness::NotStorable;
 
@@ -70,6 +71,14 @@ impl Rules {
             region: section.region().map(str::to_owned),
             use_headers: section.use_headers(),
         }
+    }
+}
+
+impl Rules {
+    /// The rules for a storage in the place of another: its host says better what its region is.
+    pub fn elsewhere(&self, key: &Key) -> Self {
+        let region = sigv4::region_of_host(key.authority()).map(str::to_owned);
+        Self { region: region.or_else(|| self.region.clone()), ..self.clone() }
     }
 }
 
@@ -169,6 +178,11 @@ impl Failure {
             Self::Unreachable(_) | Self::Broken(_) | Self::Length { .. } | Self::Status(429 | 500..) => Some(false),
             _ => None,
         }
+    }
+
+    /// Whether another storage with the same objects might do better.
+    pub fn is_storages(&self) -> bool {
+        self.blame().is_some() || matches!(self, Self::NoBucket)
     }
 
     /// Whether the same question may well be answered a moment later (Amazon S3 API reference, "Error responses").

@@ -56,7 +56,7 @@ fn what_was_noted_before_the_clock_was_set_back_counts_for_nothing() {
     let storage = Storage::new(OK);
     let case = Case::new(storage.port, Section::default());
     let want = Want { asked: Asked::Whole, streams: false };
-    let ask = Ask { key: &case.key, section: &case.section, want, may_fill: true, now_ms: now_ms() };
+    let ask = Ask { key: &case.key, section: &case.section, want, base: None, may_fill: true, now_ms: now_ms() };
     let digest = Order::of(&ask, &case.cache.default_match).digest;
     let at = now_ms() + 1_200_000;
     case.cache.store.control().put_note(&digest, Note::Pass(Reason::Failed).encode(at, at + FAILED_MS));
@@ -93,7 +93,14 @@ fn a_section_that_lacks_a_key_has_no_say_for_one_that_signs_nothing() {
     };
     let want = Want { asked: Asked::Whole, streams: false };
     let ask = |section: &Section<'_>| {
-        outcome(&case.cache.find(&Ask { key: &key(section), section, want, may_fill: true, now_ms: now_ms() }))
+        outcome(&case.cache.find(&Ask {
+            key: &key(section),
+            section,
+            want,
+            base: None,
+            may_fill: true,
+            now_ms: now_ms(),
+        }))
     };
     assert_eq!((ask(&half).as_str(), ask(&case.section).as_str()), ("pass failed", FILLED));
     assert_eq!(storage.asked(), 1);
