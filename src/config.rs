@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
+use crate::cache::key::Upstream;
+use crate::fetch::roots::Roots;
 use crate::semantics::freshness::Policy;
 use crate::store::format::BLOCK_LEN;
 
@@ -39,8 +41,10 @@ pub struct Directive {
 pub enum Set {
     /// In server, virtual host, `<Location>` and `<Proxy>`.
     Section(for<'c> fn(&mut Section<'c>, &'c str) -> Result<(), Invalid>),
-    /// As [`Set::Section`], for the one value that has to be compiled and kept.
+    /// As [`Set::Section`], for a value that has to be compiled and kept.
     Match,
+    /// As [`Set::Section`], for a file that has to be read and kept.
+    Roots,
     /// In the main server only.
     Host(for<'c> fn(&mut Host<'c>, &'c str) -> Result<(), Invalid>),
 }
@@ -75,7 +79,7 @@ pub fn named_urls(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Every directive of the module.
-pub static DIRECTIVES: [Directive; 25] = [
+pub static DIRECTIVES: [Directive; 27] = [
     Directive {
         name: c"UspStorageCache",
         usage: c"on|off (off): serve manifests and index MP4s from the store",
@@ -135,6 +139,16 @@ pub static DIRECTIVES: [Directive; 25] = [
         name: c"UspStorageCacheTimeout",
         usage: c"seconds (10): for storage's first byte, and for each next piece",
         set: Set::Section(|s, v| put(&mut s.timeout, seconds(v, 1))),
+    },
+    Directive {
+        name: c"UspStorageCacheCAFile",
+        usage: c"file (Mozilla's list): certificates of the authorities that storage's own is held against",
+        set: Set::Roots,
+    },
+    Directive {
+        name: c"UspStorageCacheFallback",
+        usage: c"URL: a storage with the same objects, asked when the one that ProxyPass names fails",
+        set: Set::Section(|s, v| put(&mut s.fallback, storage_url(v))),
     },
     Directive {
         name: c"UspStorageCacheWait",
@@ -250,6 +264,8 @@ pub struct Section<'c> {
     negative_expire: Option<u32>,
     connect_timeout: Option<u32>,
     timeout: Option<u32>,
+    roots: Option<&'c Roots>,
+    fallback: Option<&'c str>,
     wait: Option<u32>,
     part_len: Option<u64>,
     prefetch: Option<bool>,
@@ -277,6 +293,8 @@ impl<'c> Section<'c> {
             negative_expire: inner.negative_expire.or(outer.negative_expire),
             connect_timeout: inner.connect_timeout.or(outer.connect_timeout),
             timeout: inner.timeout.or(outer.timeout),
+            roots: inner.roots.or(outer.roots),
+            fallback: inner.fallback.or(outer.fallback),
             wait: inner.wait.or(outer.wait),
             part_len: inner.part_len.or(outer.part_len),
             prefetch: inner.prefetch.or(outer.prefetch),
@@ -292,6 +310,11 @@ impl<'c> Section<'c> {
     /// Sets the pattern of `UspStorageCacheMatch`.
     pub fn set_match(&mut self, matching: &'c Match) {
         self.matching = Some(matching);
+    }
+
+    /// Sets what `UspStorageCacheCAFile` holds.
+    pub fn set_roots(&mut self, roots: &'c Roots) {
+        self.roots = Some(roots);
     }
 
     /// Notes what `ProxyPreserveHost` says; mod_proxy itself refuses nonsense.
@@ -357,6 +380,16 @@ impl<'c> Section<'c> {
     /// How long storage may be silent.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout.unwrap_or(10).into())
+    }
+
+    /// The authorities that storage's certificate is held against, where a file names them.
+    pub fn roots(&self) -> Option<&'c Roots> {
+        self.roots
+    }
+
+    /// The URL that stands for the one that the configuration names, where storage fails.
+    pub fn fallback(&self) -> Option<&'c str> {
+        self.fallback
     }
 
     /// How long a request waits for a fill that makes no progress.
@@ -575,6 +608,15 @@ fn byte_count(value: &str) -> Option<u64> {
 fn digits(value: &str) -> Option<u64> {
     let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     value.parse().ok().filter(|n| plain && i64::try_from(*n).is_ok())
+}
+
+/// A URL below which objects lie.
+fn storage_url(value: &str) -> Result<&str, Invalid> {
+    let invalid =
+        || Invalid("an http:// or https:// URL without a query (https://bucket.s3.eu-west-1.amazonaws.com/)".into());
+    let filename = format!("proxy:{value}");
+    let key = Upstream::parse(filename.as_bytes()).and_then(|upstream| upstream.key("", false));
+    key.ok().filter(|key| !key.path_and_query().contains('?')).map(|_| value).ok_or_else(invalid)
 }
 
 fn text(value: &str) -> Result<&str, Invalid> {

@@ -1,6 +1,7 @@
 //! The wiring: the record by which httpd knows the module, its directives, its hooks.
 
 use crate::config::{DIRECTIVES, Host, Match, OBSERVED, Section, Set, Url, named_urls, socket_url};
+use crate::fetch::roots::Roots;
 use crate::ffi::command::{Commands, Directive, Takes};
 use crate::ffi::config::{Configuration, Module, Setting};
 use crate::ffi::hook::{self, ModuleNames};
@@ -89,6 +90,10 @@ impl Configuration for Config {
         match ours.set {
             Set::Section(set) => set(setting.section, setting.value).map_err(want)?,
             Set::Match => setting.section.set_match(setting.pool.keep(Match::new(setting.value).map_err(want)?)),
+            Set::Roots => {
+                let want = |why| format!("it takes a file of PEM certificates, readable at start: {why}");
+                setting.section.set_roots(setting.pool.keep(Roots::read(setting.value).map_err(want)?));
+            }
             Set::Host(set) if setting.in_main_server => set(setting.host, setting.value).map_err(want)?,
             Set::Host(_) => {
                 return Err("it holds for the whole server: write it outside of <VirtualHost> and all sections".into());

@@ -116,13 +116,14 @@ impl Task {
     /// Fetches the object, unless somebody is at it.
     fn run(self, cache: &Arc<Cache>) {
         let order = Arc::new(self.order);
-        if cache.with_breaker(&order, |breaker| breaker.admit(now_ms())) == Admission::Open {
+        let is_first_out = cache.with_breaker(&order, |breaker| breaker.admit(now_ms())) == Admission::Open;
+        if is_first_out && order.elsewhere().is_none() {
             return;
         }
         if let Ok(Some(lock)) = cache.store.lock(&order.name)
             && let Some(filler) = Filler::new(cache, &order, lock, Asked::Whole, Urgency::Background)
         {
-            filler.not_before(self.not_before_ms).run();
+            filler.elsewhere_only(is_first_out).not_before(self.not_before_ms).run();
         }
     }
 }
@@ -142,7 +143,7 @@ mod tests {
             let key = Upstream::parse(filename.as_bytes()).expect("a URL").key("", true).expect("a key");
             let want = Want { asked: Asked::Whole, streams: false };
             let section = &Section::default();
-            Order::of(&Ask { key: &key, section, want, may_fill: true, now_ms: 0 }, &matching)
+            Order::of(&Ask { key: &key, section, want, base: None, may_fill: true, now_ms: 0 }, &matching)
         };
         let mut queue = Queue::default();
         let mut add = |number: usize, push: fn(&mut VecDeque<Task>, Task)| {

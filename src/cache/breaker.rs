@@ -71,6 +71,11 @@ impl<'c> Breaker<'c> {
         }
     }
 
+    /// Whether it has opened and not been closed since: what is let through is a probe.
+    pub fn is_open(&self) -> bool {
+        self.words().is_some_and(|words| words.open.load(Ordering::Acquire) != 0)
+    }
+
     /// Storage has answered: closes the breaker.
     pub fn succeeded(&self) {
         let Some(words) = self.words() else { return };

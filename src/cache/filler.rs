@@ -15,13 +15,15 @@ use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::order::Order;
+use super::breaker::{Admission, Breaker};
+use super::order::{Elsewhere, Order};
 use super::parts::Parts;
 use super::wait::Urgency;
 use super::{Cache, Key, ReportLevel, Standing, now_ms, standing, verify};
-use crate::fetch::{Answer, Credentials, Failure, Kind, Part, Question, sigv4};
+use crate::fetch::retry::Pauses;
+use crate::fetch::{Answer, Credentials, Failure, Kind, Part, Question, Rules, sigv4};
 use crate::semantics::freshness::{initial_age_secs, storable};
 use crate::semantics::range::{Asked, ByteRange};
 use crate::semantics::validation::{Validators, is_strong, selects, updated, vouches_for};
@@ -50,6 +52,10 @@ pub(super) struct Filler {
     not_before_ms: u64,
     /// The object's length, where what is wanted selects nothing of it.
     unsatisfiable: Arc<OnceLock<u64>>,
+    /// Whether the storage that the key names may be asked.
+    asks_first: bool,
+    /// The storage that is asked instead, from when on there is reason to.
+    elsewhere: OnceLock<Elsewhere>,
 }
 
 /// What came of a fill.
@@ -91,12 +97,19 @@ impl Filler {
             urgency,
             not_before_ms: 0,
             unsatisfiable: Arc::default(),
+            asks_first: true,
+            elsewhere: OnceLock::new(),
         })
     }
 
     /// Asks storage again about what it vouched for before `ms`.
     pub(super) fn not_before(self, ms: u64) -> Self {
         Self { not_before_ms: ms, ..self }
+    }
+
+    /// Asks only the storage that stands for the first: that one is known to fail.
+    pub(super) fn elsewhere_only(self, is_so: bool) -> Self {
+        Self { asks_first: !is_so, ..self }
     }
 
     /// Where it will say that what is wanted selects nothing: that is an answer for who asked for it alone.
@@ -140,8 +153,29 @@ impl Filler {
         }
     }
 
-    /// Fetches the object; `fill` is what there is of it when that fails.
+    /// Fetches the object, from the second storage if the first fails; `fill` is what there is of it when both do.
     fn fill(&self, fill: &mut Option<Fill>) -> Result<Done, Failure> {
+        let failure = match self.asks_first.then(|| self.fill_from_one(fill)) {
+            Some(Err(failure)) if failure.is_storages() => failure,
+            Some(done) => return done,
+            None => Failure::Broken("it failed before".into()),
+        };
+        let Some(elsewhere) = self.order.elsewhere().filter(|_| !self.cache.is_stopping()) else { return Err(failure) };
+        let control = self.lock.store().control();
+        if control.breaker(elsewhere.key.authority()).admit(now_ms()) == Admission::Open {
+            return Err(failure);
+        }
+        if let Some(first) = fill.take() {
+            first.discard();
+        }
+        let line = format!("{} is asked for {}: {failure}", elsewhere.key.authority(), self.order.key.url());
+        self.cache.report_instead(&self.order.key, line);
+        let _ = self.elsewhere.set(elsewhere);
+        // What a copy says of an object that it has not is no word about the object.
+        self.fill_from_one(fill).map_err(|_| failure)
+    }
+
+    fn fill_from_one(&self, fill: &mut Option<Fill>) -> Result<Done, Failure> {
         for _ in 0..=RESTARTS_MAX {
             match self.attempt(fill) {
                 Err(Failure::Changed) => fill.take().map_or((), Fill::discard),
@@ -182,7 +216,8 @@ impl Filler {
                 let entry = entry.ok_or(Failure::Answer("304 to a request without a condition"))?;
                 return self.vouch(&entry, &answer, (asked_at_ms, purges), fill);
             }
-            Err(gone @ Failure::Status(404 | 410)) => {
+            // A copy may be behind.
+            Err(gone @ Failure::Status(404 | 410)) if self.elsewhere.get().is_none() => {
                 entry.map_or(Ok(false), |entry| self.lock.discard(entry.identity())).map_err(Failure::Store)?;
                 return Err(gone);
             }
@@ -194,8 +229,14 @@ impl Filler {
         let is_s3 = arrival.answer.is_s3;
         match parts {
             _ if fill_now.is_whole() => drop(arrival),
-            true => Parts::new(self, fill_now).fetch(arrival)?,
-            false => self.land(fill_now, arrival)?,
+            true => Parts::new(self, fill_now).fetch(Some(arrival))?,
+            false => match self.land(fill_now, arrival) {
+                // The rest of it can be told from another version's.
+                Err(failure) if failure.blame() == Some(false) && is_of_one_version(fill_now) => {
+                    Parts::new(self, fill_now).fetch(None)?;
+                }
+                landed => landed?,
+            },
         }
         self.prove(fill_now, is_s3)?;
         self.publish(fill, asked_at_ms)
@@ -210,7 +251,7 @@ impl Filler {
     /// Whether to go on with what somebody else has begun: only where each answer can be told to be of the same version.
     fn is_worth_keeping(&self, left: &Fill) -> bool {
         let is_purged = left.version().purges() != self.lock.store().control().purge_mark(&self.order.name);
-        left.version().field("etag").is_some_and(is_strong) && !is_purged
+        is_of_one_version(left) && !is_purged && left.version().source() == self.source()
     }
 
     /// The first GET: of the blocks that are wanted first, unless the version is that of `entry`.
@@ -253,19 +294,69 @@ impl Filler {
 
     /// Asks storage over one of the host's connections.
     pub(super) fn get_for(&self, what_for: Use, question: &Question<'_>) -> Result<(Answer, Connection), Failure> {
-        let connection = self.connection(what_for)?;
-        self.tell_region();
-        let answer = self.cache.client.get(&self.order.key, &self.order.rules, question, SystemTime::now());
-        self.judge(answer.as_ref().err());
-        Ok((answer?, connection))
+        // The entry that is asked about can be served instead.
+        let can_wait = question.not == Validators::default();
+        self.patiently(can_wait, what_for, || {
+            self.tell_region();
+            let (key, rules) = self.asked_of();
+            self.cache.client.get(key, rules, question, SystemTime::now())
+        })
     }
 
     /// Asks storage for the object's fields and checksums.
     pub(super) fn head(&self) -> Result<Answer, Failure> {
-        let _connection = self.connection(Use::Bulk)?;
-        let answer = self.cache.client.head(&self.order.key, &self.order.rules, SystemTime::now());
-        self.judge(answer.as_ref().err());
-        answer
+        let (key, rules) = self.asked_of();
+        let head = || self.cache.client.head(key, rules, SystemTime::now());
+        self.patiently(true, Use::Bulk, head).map(|(answer, _)| answer)
+    }
+
+    /// Has storage answer; where who waits `can_wait` it is asked again after a failure that may pass. The breaker is told of
+    /// the last try alone.
+    fn patiently(
+        &self,
+        can_wait: bool,
+        what_for: Use,
+        ask: impl Fn() -> Result<Answer, Failure>,
+    ) -> Result<(Answer, Connection), Failure> {
+        let is_probe = self.with_breaker(|breaker| breaker.is_open());
+        let patience = match can_wait && !is_probe {
+            true if self.has_another() => self.order.wait / 2,
+            true => self.order.wait,
+            false => Duration::ZERO,
+        };
+        let mut pauses = Pauses::within(patience);
+        loop {
+            let connection = self.connection(what_for)?;
+            let answer = ask();
+            let pause = answer.as_ref().err().and_then(|failure| pauses.next(failure));
+            let Some(pause) = pause.filter(|_| !self.cache.is_stopping()) else {
+                self.judge(answer.as_ref().err());
+                return Ok((answer?, connection));
+            };
+            // Others may have it meanwhile.
+            drop((answer, connection));
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// What is asked for, and how.
+    fn asked_of(&self) -> (&Key, &Rules) {
+        self.elsewhere.get().map_or((&self.order.key, &self.order.rules), |other| (&other.key, &other.rules))
+    }
+
+    /// What a version carries of the storage that it is of.
+    fn source(&self) -> u32 {
+        self.elsewhere.get().map_or(0, |other| other.source)
+    }
+
+    /// Whether another storage is asked if this one fails.
+    pub(super) fn has_another(&self) -> bool {
+        self.elsewhere.get().is_none() && self.order.elsewhere().is_some()
+    }
+
+    /// The breaker of the storage that is asked does `what`.
+    fn with_breaker<T>(&self, what: impl FnOnce(Breaker<'_>) -> T) -> T {
+        what(self.lock.store().control().breaker(self.asked_of().0.authority()))
     }
 
     fn connection(&self, what_for: Use) -> Result<Connection, Failure> {
@@ -280,12 +371,12 @@ impl Filler {
         // What has a status was answered, whatever the answer.
         let is_well = failure.is_none_or(|failure| matches!(failure, Failure::Status(_)) && failure.blame().is_none());
         if is_well {
-            return self.cache.with_breaker(&self.order, |breaker| breaker.succeeded());
+            return self.with_breaker(|breaker| breaker.succeeded());
         }
         let Some(failure) = failure else { return };
         let Some(is_hang) = failure.blame().filter(|_| !self.cache.is_stopping()) else { return };
-        if self.cache.with_breaker(&self.order, |breaker| breaker.failed(is_hang, now_ms())) {
-            let line = format!("storage at {} fails ({failure}): fills pause", self.order.key.authority());
+        if self.with_breaker(|breaker| breaker.failed(is_hang, now_ms())) {
+            let line = format!("storage at {} fails ({failure}): fills pause", self.asked_of().0.authority());
             self.cache.report(ReportLevel::Warning, line);
         }
     }
@@ -305,6 +396,7 @@ impl Filler {
             fetched_at_ms: asked_at_ms,
             initial_age_secs: self.initial_age_secs(&arrival.answer, asked_at_ms),
             purges,
+            source: self.source(),
             fields: arrival.answer.fields.clone(),
         })
     }
@@ -414,7 +506,8 @@ impl Filler {
         let said = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_slice()));
         storable(said, self.order.policy, false).map_err(Failure::NotStorable)?;
         let (url, scope) = (self.order.key.url().into(), self.order.key.scope().into());
-        Ok(Meta { url, scope, body_len: entry.len(), fetched_at_ms, initial_age_secs, purges, fields })
+        let (body_len, source) = (entry.len(), entry.source());
+        Ok(Meta { url, scope, body_len, fetched_at_ms, initial_age_secs, purges, source, fields })
     }
 
     /// Begins a fill with the bytes of an entry.
@@ -506,8 +599,13 @@ impl Cache {
 fn settle(fill: Option<Fill>, failure: &Failure) {
     let Some(fill) = fill else { return };
     let is_storages_fault = failure.blame().is_some();
-    let can_go_on = fill.version().field("etag").is_some_and(is_strong) && fill.has_landed();
+    let can_go_on = is_of_one_version(&fill) && fill.has_landed();
     if is_storages_fault && can_go_on { fill.keep() } else { fill.discard() }
+}
+
+/// Whether each further answer can be told to be of the same version.
+fn is_of_one_version(fill: &Fill) -> bool {
+    fill.version().field("etag").is_some_and(is_strong)
 }
 
 /// The part that the first GET asks for: whole blocks, and the missing ones of what is there already.

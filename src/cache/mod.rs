@@ -78,6 +78,8 @@ pub struct Ask<'r> {
     pub section: &'r Section<'r>,
     /// What of the object the answer will need.
     pub want: Want,
+    /// The URL that the configuration names and the object lies below, where it names one.
+    pub base: Option<&'r str>,
     /// Whether storage may be asked: not for a HEAD.
     pub may_fill: bool,
     /// Milliseconds since 1970.
@@ -415,6 +417,14 @@ impl Cache {
         let text = || format!("cannot look up {}: {failure}", key.url());
         self.report_once(ReportLevel::Warning, key, failure.word(), text);
         Reason::Store
+    }
+
+    /// Leaves a line once in a while that another storage is asked.
+    fn report_instead(&self, key: &Key, text: String) {
+        let what = [b"instead ", key.authority().as_bytes()].concat();
+        if self.logged.is_due(&what, now_ms(), LOGGED_MS) {
+            self.report(ReportLevel::Warning, text);
+        }
     }
 
     /// Leaves a line of one kind about a key once in a while.

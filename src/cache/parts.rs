@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::filler::{Arrival, Filler, fits};
 use super::plan::{Plan, Run};
 use super::wait::Urgency;
+use crate::fetch::retry::Pauses;
 use crate::fetch::{self, Failure, Part, Question};
 use crate::semantics::validation::Validators;
 use crate::store::Fill;
@@ -42,7 +43,19 @@ pub(super) struct Parts<'f> {
 }
 
 /// A run that has come to its end, and how.
-type Ended = (Run, Kind, Result<(), Failure>);
+struct Ended {
+    run: Run,
+    kind: Kind,
+    result: Result<(), End>,
+}
+
+/// Why a run has ended before its time.
+enum End {
+    /// Storage has not answered, though it was asked again and again.
+    Unanswered(Failure),
+    /// The answer broke off.
+    Broken(Failure),
+}
 
 /// What kind of request brings a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,107 +86,129 @@ impl UnderWay {
     }
 }
 
+/// How far a fill in parts has come.
+struct Course {
+    plan: Plan,
+    under_way: UnderWay,
+    /// What ends it.
+    failure: Option<Failure>,
+    quiet_since: Instant,
+    /// The pauses between answers that bring nothing.
+    pauses: Pauses,
+    /// Nothing is asked for before this time.
+    paused_until: Instant,
+}
+
 impl<'f> Parts<'f> {
     pub(super) fn new(filler: &'f Filler, fill: &'f Fill) -> Self {
         Self { filler, fill, ended: Mutex::default() }
     }
 
     /// Fetches all that is missing; `first` is an answer that has begun.
-    pub(super) fn fetch(&self, first: Arrival) -> Result<(), Failure> {
+    pub(super) fn fetch(&self, first: Option<Arrival>) -> Result<(), Failure> {
         let version = self.fill.version();
         let part_blocks = self.filler.order.part_len.div_ceil(BLOCK_LEN);
-        let mut plan = Plan::new(version.layout().blocks(), part_blocks, |block| self.is_present(block));
-        let mut under_way = UnderWay::default();
+        let now = Instant::now();
+        let mut course = Course {
+            plan: Plan::new(version.layout().blocks(), part_blocks, |block| self.is_present(block)),
+            under_way: UnderWay::default(),
+            failure: None,
+            quiet_since: now,
+            pauses: Pauses::within(self.filler.order.wait),
+            paused_until: now,
+        };
         std::thread::scope(|scope| {
-            let run = first.from.div_ceil(BLOCK_LEN)..first.to.div_ceil(BLOCK_LEN);
-            plan.begin(&run);
-            *under_way.count(Kind::Urgent) += 1;
-            self.begin(scope, run, Kind::Urgent, Some(first));
-            let mut failure = None;
-            let mut quiet_since = Instant::now();
+            if let Some(first) = first {
+                let run = first.from.div_ceil(BLOCK_LEN)..first.to.div_ceil(BLOCK_LEN);
+                course.plan.begin(&run);
+                *course.under_way.count(Kind::Urgent) += 1;
+                self.begin(scope, run, Kind::Urgent, Some(first));
+            }
             loop {
                 let seen = self.fill.demand();
-                self.reap(&mut plan, &mut under_way, &mut failure);
-                let is_over = failure.is_some() || plan.is_complete();
-                if is_over && under_way.is_none() {
-                    return failure.map_or(Ok(()), Err);
+                for ended in std::mem::take(&mut *self.ended.lock()) {
+                    self.reap(ended, &mut course);
+                }
+                let is_over = course.failure.is_some() || course.plan.is_complete();
+                if is_over && course.under_way.is_none() {
+                    return course.failure.map_or(Ok(()), Err);
                 }
                 let most = match is_over {
                     true => SLICE,
-                    false => self.dispatch(scope, &mut plan, &mut under_way, &mut quiet_since),
+                    false => self.dispatch(scope, &mut course),
                 };
                 self.fill.sleep(seen, most);
             }
         })
     }
 
-    /// Takes note of runs that have ended.
-    fn reap(&self, plan: &mut Plan, under_way: &mut UnderWay, failure: &mut Option<Failure>) {
-        for (run, kind, result) in std::mem::take(&mut *self.ended.lock()) {
-            *under_way.count(kind) -= 1;
-            let (came, due) = plan.end(&run, |block| self.is_present(block));
-            let failed = match result {
-                // What brought nothing would bring nothing again.
-                Ok(()) if came == 0 && due > 0 => Some(Failure::Answer("a part without a whole block")),
-                Ok(()) => None,
-                Err(e @ (Failure::Changed | Failure::Store(_))) => Some(e),
-                // It is asked again for what is missing.
-                Err(_) if came > 0 => None,
-                Err(e) => Some(e),
-            };
-            if let Some(failed) = failed
-                && failure.is_none()
-            {
-                if !matches!(failed, Failure::Changed) {
-                    // Who waits need not wait until the other parts have given up too.
-                    self.filler.cache.fail(&self.filler.order, &failed);
-                    self.fill.wake_all();
+    /// Takes note of a run that has ended.
+    fn reap(&self, Ended { run, kind, result }: Ended, course: &mut Course) {
+        *course.under_way.count(kind) -= 1;
+        let (came, due) = course.plan.end(&run, |block| self.is_present(block));
+        if came > 0 {
+            course.pauses = Pauses::within(self.filler.order.wait);
+        }
+        let failed = match result {
+            // What brought nothing would bring nothing again.
+            Ok(()) if came == 0 && due > 0 => Failure::Answer("a part without a whole block"),
+            Ok(()) => return,
+            Err(End::Broken(e @ Failure::Store(_)) | End::Unanswered(e @ (Failure::Changed | Failure::Store(_)))) => e,
+            // It is asked again for what is missing.
+            Err(_) if came > 0 => return,
+            Err(End::Unanswered(e)) => e,
+            // Who waits has waited as long as for a hang already.
+            Err(End::Broken(e @ Failure::TimedOut(_))) => e,
+            Err(End::Broken(e)) => match course.pauses.next(&e) {
+                Some(pause) => {
+                    course.paused_until = Instant::now() + pause;
+                    return;
                 }
-                *failure = Some(failed);
+                None => e,
+            },
+        };
+        if course.failure.is_none() {
+            if !matches!(failed, Failure::Changed) && !self.filler.has_another() {
+                // Who waits need not wait until the other parts have given up too.
+                self.filler.cache.fail(&self.filler.order, &failed);
+                self.fill.wake_all();
             }
+            course.failure = Some(failed);
         }
     }
 
     /// Sends GETs: for what is wanted at once, for the rest when nobody has wanted anything for a moment. Gives the time after
     /// which to look again.
-    fn dispatch<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        plan: &mut Plan,
-        under_way: &mut UnderWay,
-        quiet_since: &mut Instant,
-    ) -> Duration {
+    fn dispatch<'s>(&'s self, scope: &'s Scope<'s, '_>, course: &mut Course) -> Duration {
+        let pause = course.paused_until.saturating_duration_since(Instant::now());
+        if !pause.is_zero() {
+            return pause;
+        }
         let wanted = |block| self.fill.is_wanted(block);
         let is_short = |run: &Run| run.end - run.start <= URGENT_BLOCKS;
-        let (short, long) = plan.runs(wanted).into_iter().partition(is_short);
-        self.send(scope, plan, under_way, Kind::Urgent, short);
-        self.send(scope, plan, under_way, Kind::Bulk, long);
-        if plan.is_waited_for(wanted) {
-            *quiet_since = Instant::now();
+        let (short, long) = course.plan.runs(wanted).into_iter().partition(is_short);
+        self.send(scope, course, Kind::Urgent, short);
+        self.send(scope, course, Kind::Bulk, long);
+        if course.plan.is_waited_for(wanted) {
+            course.quiet_since = Instant::now();
             return SLICE;
         }
-        let quiet_for = quiet_since.elapsed();
+        let quiet_for = course.quiet_since.elapsed();
         if self.filler.urgency == Urgency::Demand && quiet_for < QUIET {
             return QUIET - quiet_for;
         }
-        self.send(scope, plan, under_way, Kind::Bulk, plan.runs(|_| true));
+        let rest = course.plan.runs(|_| true);
+        self.send(scope, course, Kind::Bulk, rest);
         SLICE
     }
 
     /// Sends a GET for each run that there is room for.
-    fn send<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        plan: &mut Plan,
-        under_way: &mut UnderWay,
-        kind: Kind,
-        runs: Vec<Run>,
-    ) {
+    fn send<'s>(&'s self, scope: &'s Scope<'s, '_>, course: &mut Course, kind: Kind, runs: Vec<Run>) {
         let most = if kind == Kind::Urgent { URGENT_MAX } else { self.filler.cache.fill_threads };
-        let count = under_way.count(kind);
+        let count = course.under_way.count(kind);
         for run in runs.into_iter().take(most.saturating_sub(*count)) {
             *count += 1;
-            plan.begin(&run);
+            course.plan.begin(&run);
             self.begin(scope, run, kind, None);
         }
     }
@@ -181,22 +216,26 @@ impl<'f> Parts<'f> {
     /// Fetches a run in a thread of its own.
     fn begin<'s>(&'s self, scope: &'s Scope<'s, '_>, run: Run, kind: Kind, arrival: Option<Arrival>) {
         let end = move |run, result| {
-            self.ended.lock().push((run, kind, result));
+            self.ended.lock().push(Ended { run, kind, result });
             self.fill.nudge();
         };
         let bring = {
             let run = run.clone();
             move || {
-                let bring = || self.filler.land(self.fill, arrival.map_or_else(|| self.ask(&run, kind), Ok)?);
+                let bring = || {
+                    let arrival = arrival.map_or_else(|| self.ask(&run, kind), Ok).map_err(End::Unanswered)?;
+                    self.filler.land(self.fill, arrival).map_err(End::Broken)
+                };
                 // A run that never ends would be waited for.
                 let result = catch_unwind(AssertUnwindSafe(bring));
-                end(run, result.unwrap_or_else(|_| Err(Failure::Broken("a panic: see above".into()))));
+                let panicked = |_| Err(End::Unanswered(Failure::Broken("a panic: see above".into())));
+                end(run, result.unwrap_or_else(panicked));
             }
         };
         // Signals are blocked already: a thread begins with the mask of the one that made it.
         let thread = std::thread::Builder::new().name("usc-part".into()).stack_size(STACK_LEN);
         if let Err(e) = thread.spawn_scoped(scope, bring) {
-            end(run, Err(Failure::Store(e)));
+            end(run, Err(End::Unanswered(Failure::Store(e))));
         }
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Waiter<'w> {
     /// What was held before.
     stale: Option<&'w Arc<Version>>,
     patience: Patience,
+    /// Whether the storage that the key names is not to be asked.
+    is_first_out: bool,
     /// Whether this request began the fill.
     is_pilot: bool,
     has_waited: bool,
@@ -77,6 +79,7 @@ impl<'w> Waiter<'w> {
             since_ms: ask.now_ms,
             stale,
             patience: Patience::new(order.wait),
+            is_first_out: false,
             is_pilot: false,
             has_waited: false,
             unsatisfiable: None,
@@ -88,7 +91,8 @@ impl<'w> Waiter<'w> {
         if let Some(found) = self.remembered() {
             return found;
         }
-        if self.cache.with_breaker(self.order, |breaker| breaker.admit(now_ms())) == Admission::Open {
+        self.is_first_out = self.cache.with_breaker(self.order, |breaker| breaker.admit(now_ms())) == Admission::Open;
+        if self.is_first_out && self.order.elsewhere().is_none() {
             return Found::Pass(Reason::Breaker);
         }
         loop {
@@ -217,6 +221,7 @@ impl<'w> Waiter<'w> {
         Fill::mark_left(&lock, self.order.key.url(), self.order.key.scope())?;
         let filler = Filler::new(self.cache, self.order, lock, self.want.asked, Urgency::Demand);
         let Some(filler) = filler else { return Ok(false) };
+        let filler = filler.elsewhere_only(self.is_first_out);
         self.is_pilot = true;
         self.unsatisfiable = Some(filler.unsatisfiable());
         filler.spawn().map(|()| true)

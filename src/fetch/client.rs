@@ -2,29 +2,52 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, Error, http};
 
+use super::names::Names;
+use super::roots::Roots;
 use super::{Credentials, Failure, Rules, sigv4};
 use crate::cache::key::Key;
 use crate::semantics::fields;
 use crate::semantics::validation::Validators;
 
 /// Idle connections that are kept, to one storage and in all; a child's fills are seldom more.
-const IDLE_MAX: usize = 16;
+const IDLE_MAX: usize = 64;
 /// How long an idle connection is kept; S3 closes its side after some 20 s, which ureq notices before reuse.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
 /// What is read from a connection at once.
-const PIECE_LEN: usize = 256 * 1024;
+const PIECE_LEN: usize = 64 * 1024;
+/// The buffers of a connection: what is read, and a request's head with its signature.
+const INPUT_LEN: usize = PIECE_LEN;
+const OUTPUT_LEN: usize = 16 * 1024;
 /// The part of an error's body that is looked at.
 const ERROR_BODY_LEN: usize = 4096;
 
 /// Asks storage. Connections are made at the first request.
 #[derive(Default)]
 pub struct Client {
-    agent: OnceLock<Agent>,
+    pools: Mutex<Pools>,
+}
+
+#[derive(Default)]
+struct Pools {
+    /// Each has connections and TLS sessions of its own.
+    agents: Vec<(Setup, Agent)>,
+    is_shut: bool,
+}
+
+/// What requests over the same connections have in common. ureq resumes TLS sessions only where no request of an agent has
+/// a configuration of its own.
+#[derive(Clone, PartialEq)]
+struct Setup {
+    roots: Option<Roots>,
+    connect_timeout: Duration,
+    timeout: Duration,
 }
 
 /// What is asked of storage about an object.
@@ -135,23 +158,29 @@ impl Client {
             Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
             Credentials::Keys { .. } => sigv4::sign(&mut request, key, rules, now).map_err(Failure::Signing)?,
         }
-        let agent = self.agent.get_or_init(new_agent);
-        let request = agent
-            .configure_request(request)
-            .timeout_resolve(Some(rules.connect_timeout))
-            .timeout_connect(Some(rules.connect_timeout))
-            .timeout_send_request(Some(rules.timeout))
-            .timeout_recv_response(Some(rules.timeout))
-            .timeout_per_read(Some(rules.timeout))
-            .build();
-        agent.run(request).map_err(failure)
+        let setup =
+            Setup { roots: rules.roots.clone(), connect_timeout: rules.connect_timeout, timeout: rules.timeout };
+        self.agent(setup).run(request).map_err(failure)
+    }
+
+    fn agent(&self, setup: Setup) -> Agent {
+        let mut pools = self.pools.lock();
+        if let Some((_, agent)) = pools.agents.iter().find(|(known, _)| *known == setup) {
+            return agent.clone();
+        }
+        let agent = setup.agent();
+        if pools.is_shut {
+            agent.clone().shutdown();
+        }
+        pools.agents.push((setup, agent.clone()));
+        agent
     }
 
     /// Breaks every request off, and refuses new ones. Takes locks: not for a signal handler.
     pub fn shutdown(&self) {
-        if let Some(agent) = self.agent.get() {
-            agent.clone().shutdown();
-        }
+        let mut pools = self.pools.lock();
+        pools.is_shut = true;
+        pools.agents.iter().for_each(|(_, agent)| agent.clone().shutdown());
     }
 }
 
@@ -260,20 +289,31 @@ impl Pace {
     }
 }
 
-fn new_agent() -> Agent {
-    // Nothing of httpd's environment (a proxy, say) shall steer requests, and a redirect would have to be signed anew.
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .proxy(None)
-        .user_agent(concat!("usp-storage-cache/", env!("CARGO_PKG_VERSION")))
-        .accept_encoding("identity")
-        .max_idle_connections(4 * IDLE_MAX)
-        .max_idle_connections_per_host(IDLE_MAX)
-        .max_idle_age(IDLE_AGE_MAX)
-        .build();
-    Agent::new_with_config(config)
+impl Setup {
+    fn agent(&self) -> Agent {
+        let roots = self.roots.as_ref().map_or(RootCerts::WebPki, Roots::certificates);
+        // Nothing of httpd's environment (a proxy, say) shall steer requests, and a redirect would have to be signed anew.
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("usp-storage-cache/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .timeout_resolve(Some(self.connect_timeout))
+            .timeout_connect(Some(self.connect_timeout))
+            .timeout_send_request(Some(self.timeout))
+            .timeout_recv_response(Some(self.timeout))
+            .timeout_per_read(Some(self.timeout))
+            .max_idle_connections(2 * IDLE_MAX)
+            .max_idle_connections_per_host(IDLE_MAX)
+            .max_idle_age(IDLE_AGE_MAX)
+            .input_buffer_size(INPUT_LEN)
+            .output_buffer_size(OUTPUT_LEN)
+            .build();
+        Agent::with_parts(config, DefaultConnector::default(), <Names>::default())
+    }
 }
 
 /// Whether a 404 is the bucket's: then it says nothing about the object. Its body may take as long as its head.
@@ -299,9 +339,10 @@ fn failure(error: Error) -> Failure {
         }
         Error::Timeout(_) => Failure::TimedOut("UspStorageCacheTimeout"),
         // Invalid data is what TLS calls a certificate that it does not take.
-        Error::Io(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidData) => {
-            Failure::Unreachable(e.to_string())
+        Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => {
+            Failure::Unreachable(format!("{e} (UspStorageCacheCAFile)"))
         }
+        Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => Failure::Unreachable(e.to_string()),
         Error::HostNotFound | Error::ConnectionFailed | Error::Tls(_) | Error::Rustls(_) => {
             Failure::Unreachable(error.to_string())
         }

@@ -6,6 +6,9 @@
 
 pub mod client;
 pub mod named;
+mod names;
+pub mod retry;
+pub mod roots;
 pub mod sigv4;
 
 use std::fmt;
@@ -14,6 +17,8 @@ use std::time::Duration;
 
 pub use client::{Answer, Client, Incoming, Kind, Part, Question};
 
+use self::roots::Roots;
+use crate::cache::key::Key;
 use crate::config::{self, Section};
 use crate::semantics::freshness::NotStorable;
 
@@ -24,6 +29,8 @@ pub struct Rules {
     pub connect_timeout: Duration,
     /// How long storage may be silent.
     pub timeout: Duration,
+    /// The authorities that storage's certificate is held against; those of Mozilla's list where there are none.
+    pub roots: Option<Roots>,
     /// What requests are signed with.
     pub credentials: Credentials,
     /// The region that is signed for, where one is set.
@@ -59,10 +66,19 @@ impl Rules {
         Self {
             connect_timeout: section.connect_timeout(),
             timeout: section.timeout(),
+            roots: section.roots().cloned(),
             credentials: Credentials::of(section.credentials()),
             region: section.region().map(str::to_owned),
             use_headers: section.use_headers(),
         }
+    }
+}
+
+impl Rules {
+    /// The rules for a storage in the place of another: its host says better what its region is.
+    pub fn elsewhere(&self, key: &Key) -> Self {
+        let region = sigv4::region_of_host(key.authority()).map(str::to_owned);
+        Self { region: region.or_else(|| self.region.clone()), ..self.clone() }
     }
 }
 
@@ -161,6 +177,21 @@ impl Failure {
             Self::TimedOut(_) | Self::Slow => Some(true),
             Self::Unreachable(_) | Self::Broken(_) | Self::Length { .. } | Self::Status(429 | 500..) => Some(false),
             _ => None,
+        }
+    }
+
+    /// Whether another storage with the same objects might do better.
+    pub fn is_storages(&self) -> bool {
+        self.blame().is_some() || matches!(self, Self::NoBucket)
+    }
+
+    /// Whether the same question may well be answered a moment later (Amazon S3 API reference, "Error responses").
+    pub fn passes(&self) -> bool {
+        let is_passing = |status: &u16| matches!(status, 429 | 500 | 502..=504);
+        match self {
+            Self::Status(status) => is_passing(status),
+            Self::TimedOut(_) | Self::Broken(_) | Self::Length { .. } => true,
+            _ => false,
         }
     }
 

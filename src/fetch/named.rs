@@ -9,7 +9,11 @@ use crate::cache::key::{Upstream, default_port, split_scheme};
 
 /// Storages, by scheme, host and port.
 #[derive(Default)]
-pub struct Named(Vec<Storage>);
+pub struct Named {
+    storages: Vec<Storage>,
+    /// Canonical URLs below which objects lie, those without a variable part.
+    bases: Vec<String>,
+}
 
 struct Storage {
     tls: bool,
@@ -26,20 +30,39 @@ impl Named {
     /// The storages of these URLs. In a host `*` stands for any characters, as in `<Proxy>`, and so do `$1` and `${…}`,
     /// as in `ProxyPassMatch` and with `interpolate`. What names no host, such as `http://*/`, is left out.
     pub fn new<'u>(urls: impl Iterator<Item = &'u str>) -> Self {
-        Self(urls.filter_map(Storage::new).collect())
+        let mut named = Self::default();
+        for url in urls {
+            named.storages.extend(Storage::new(url));
+            named.bases.extend(base(url));
+        }
+        named
+    }
+
+    /// The longest of the URLs that `url`, a canonical one, lies below.
+    pub fn base(&self, url: &str) -> Option<&str> {
+        let above = self.bases.iter().filter(|base| url.starts_with(base.as_str()));
+        above.max_by_key(|base| base.len()).map(String::as_str)
     }
 
     /// Whether the configuration names the storage that `upstream` asks.
     pub fn has(&self, upstream: &Upstream<'_>) -> bool {
         let is_scheme = |storage: &&Storage| storage.tls == upstream.is_tls() && storage.port == upstream.port();
         let host = str::from_utf8(upstream.host()).unwrap_or_default();
-        self.0.iter().filter(is_scheme).any(|storage| storage.host.is(host))
+        self.storages.iter().filter(is_scheme).any(|storage| storage.host.is(host))
     }
 
     /// Whether it names `host`, without a port, as that of any storage.
     pub fn has_host(&self, host: &str) -> bool {
-        self.0.iter().any(|storage| storage.host.is(host))
+        self.storages.iter().any(|storage| storage.host.is(host))
     }
+}
+
+/// The canonical URL of one that is the beginning of others.
+fn base(url: &str) -> Option<String> {
+    let fixed = url.split('$').next().filter(|fixed| !fixed.contains('*'))?;
+    let filename = format!("proxy:{fixed}");
+    let key = Upstream::parse(filename.as_bytes()).ok()?.key("", false).ok()?;
+    Some(key.url().to_owned())
 }
 
 impl Storage {

@@ -142,7 +142,7 @@ fn signed_url(key: &Key) -> String {
 }
 
 /// The region in a host name of Amazon's (Amazon S3 user guide, "Amazon S3 endpoints").
-fn region_of_host(authority: &str) -> Option<&str> {
+pub(super) fn region_of_host(authority: &str) -> Option<&str> {
     let host = authority.split(':').next()?;
     let name = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
     let name = name.strip_suffix(".vpce").unwrap_or(name);
@@ -166,6 +166,7 @@ mod tests {
         let rules = Rules {
             connect_timeout: Duration::ZERO,
             timeout: Duration::ZERO,
+            roots: None,
             credentials: Credentials::Keys {
                 access_key: "AKIAIOSFODNN7EXAMPLE".into(),
                 secret_key: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".into(),

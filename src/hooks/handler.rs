@@ -87,7 +87,8 @@ fn answer(request: &Request<'_>, section: &Section<'_>, child: &Child, ours: &Re
     // mod_http2 reads buckets under a lock that all streams of a connection need: there they must not wait.
     let streams = !ours.is_sub && !request.is_multiplexed();
     let want = Want { asked: wanted(request, ours), streams };
-    let ask = Ask { key: &ours.key, section, want, may_fill: !ours.is_head, now_ms: cache::now_ms() };
+    let base = section.fallback().and_then(|_| child.named.base(ours.key.url()));
+    let ask = Ask { key: &ours.key, section, want, base, may_fill: !ours.is_head, now_ms: cache::now_ms() };
     // An entry that turns out to be damaged is removed and fetched anew, once.
     for _ in 0..2 {
         let found = cache.find(&ask);

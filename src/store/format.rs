@@ -41,6 +41,8 @@ pub struct Meta {
     pub initial_age_secs: u32,
     /// What the control block said when it was asked for.
     pub purges: PurgeMark,
+    /// Which storage was asked, if not the one that the URL names; else 0.
+    pub source: u32,
     /// Stored header fields, names and values, in order.
     pub fields: Vec<(String, Vec<u8>)>,
 }
@@ -159,6 +161,8 @@ pub struct Head {
     pub initial_age_secs: u32,
     /// What the control block said then.
     pub purges: PurgeMark,
+    /// Which storage was asked, if not the one that the URL names; else 0.
+    pub source: u32,
     /// The canonical URL.
     pub url: Span,
     /// The scope.
@@ -191,6 +195,7 @@ pub fn encode_head(meta: &Meta) -> Option<(Vec<u8>, Layout)> {
     put_u32(&mut head, 72, u32::try_from(meta.scope.len()).ok()?);
     put_u32(&mut head, 76, u32::try_from(meta.fields.len()).ok()?);
     put_u32(&mut head, 80, meta.purges.purges);
+    put_u32(&mut head, 84, meta.source);
     put_u64(&mut head, 88, meta.purges.incarnation);
     let checksum = crc32c::crc32c(&head[16..]);
     put_u32(&mut head, 12, checksum);
@@ -237,6 +242,7 @@ impl Head {
             fetched_at_ms: u64_at(head, 56)?,
             initial_age_secs: u32_at(head, 64)?,
             purges: PurgeMark { purges: u32_at(head, 80)?, incarnation: u64_at(head, 88)? },
+            source: u32_at(head, 84)?,
             url,
             scope,
             fields: fields.into(),

@@ -235,6 +235,11 @@ impl Version {
         self.validated_at_ms.load(Ordering::Relaxed)
     }
 
+    /// Which storage it came from, if not the one that the URL names; else 0.
+    pub fn source(&self) -> u32 {
+        self.map.head().source
+    }
+
     /// The answer's own age when it was fetched, in seconds.
     pub fn initial_age_secs(&self) -> u32 {
         self.map.head().initial_age_secs

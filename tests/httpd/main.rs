@@ -16,6 +16,7 @@ mod site;
 mod storage;
 mod wait;
 
+mod bad_days;
 mod config;
 mod damage;
 mod disk;
@@ -42,4 +43,5 @@ mod shared;
 mod signing;
 mod space;
 mod stale;
+mod tls;
 mod upstream;

@@ -290,7 +290,7 @@ fn a_fresh_object_is_served_whatever_storage_does() {
 }
 
 /// Lines for storage that is asked no more after it has failed.
-const BREAKS: &str = "UspStorageCacheTimeout 1\nUspStorageCacheConnectTimeout 1";
+const BREAKS: &str = "UspStorageCacheTimeout 1\nUspStorageCacheConnectTimeout 1\nUspStorageCacheWait 1";
 
 /// Tries until it went fast enough to tell, on a machine that may be busy.
 fn in_time(what: &str, mut attempt: impl FnMut() -> bool) {
@@ -322,7 +322,7 @@ fn thrice_failed(lines: &str) -> (Site, Instant) {
     let site = Site::wide(Mpm::Prefork, 8, 1, lines);
     let began = Instant::now();
     for path in ["/1.mp4", "/2.mp4", "/3.mp4"] {
-        site.storage.fail(path, Whom::Fetches, Fault::Status(500));
+        site.storage.fail(path, Whom::Fetches, Fault::Status(501));
         site.get(path);
         assert_eq!(site.storage.counts(path), (1, 1), "{path}");
     }
@@ -346,7 +346,7 @@ fn after_three_failures_no_child_asks_storage_for_anything() {
 #[test]
 fn two_failures_and_refusals_leave_storage_in_use() {
     let site = Site::new();
-    for (number, status) in [500, 403, 404, 401, 410, 503].into_iter().enumerate() {
+    for (number, status) in [501, 403, 404, 401, 410, 505].into_iter().enumerate() {
         let path = format!("/{number}.mp4");
         site.storage.fail(&path, Whom::Everyone, Fault::Status(status));
         assert_eq!(site.get(&path).status, status);
@@ -394,7 +394,7 @@ fn while_nobody_asks_storage_a_stale_object_is_served_at_once() {
         wait_for_age(&site, 3);
         let began = Instant::now();
         for path in ["/1.mp4", "/2.mp4", "/3.mp4"] {
-            site.storage.fail(path, Whom::Fetches, Fault::Status(500));
+            site.storage.fail(path, Whom::Fetches, Fault::Status(501));
             site.get(path);
         }
         let asked = site.storage.fetches(FILM).len();

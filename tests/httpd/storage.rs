@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::client::{Fields, parse_head};
+use crate::content::Random;
 use crate::wait::until;
 
 use answer::Answer;
@@ -54,11 +55,30 @@ struct State {
     delay: Duration,
     delays: HashMap<String, Duration>,
     bytes_per_sec: Option<u64>,
+    dice: Option<Dice>,
     ledger: Ledger,
     strangers: usize,
     open: HashMap<u64, TcpStream>,
     connections: u64,
     stopped: bool,
+}
+
+/// Which requests fail at random.
+struct Dice {
+    random: Random,
+    one_in: usize,
+    failed: usize,
+}
+
+impl Dice {
+    fn roll(&mut self) -> Option<Fault> {
+        if self.random.below(self.one_in) > 0 {
+            return None;
+        }
+        self.failed += 1;
+        let faults = [Fault::Status(500), Fault::Status(503), Fault::ResetAfter(0), Fault::CloseAfter(1000)];
+        faults.into_iter().nth(self.random.below(4))
+    }
 }
 
 impl Storage {
@@ -100,6 +120,16 @@ impl Storage {
     /// Bends some of the answers to a path: `2..` is all but the first from now on.
     pub(crate) fn fail_some(&self, path: &str, whom: Whom, which: impl RangeBounds<usize>, fault: Fault) {
         self.state().rules.insert(path.into(), Rule::new(fault, whom, which));
+    }
+
+    /// Bends one of so many answers, whoever asks for whatever, in a way that passes.
+    pub(crate) fn fail_one_in(&self, one_in: usize) {
+        self.state().dice = Some(Dice { random: Random::new(1), one_in, failed: 0 });
+    }
+
+    /// How many answers were bent so.
+    pub(crate) fn failed_at_random(&self) -> usize {
+        self.state().dice.as_ref().map_or(0, |dice| dice.failed)
     }
 
     pub(crate) fn mend(&self, path: &str) {
@@ -261,6 +291,7 @@ impl State {
     /// Notes a request: its number, and what goes wrong with it.
     fn arrive(&mut self, asked: Asked) -> (usize, Option<Fault>) {
         let fault = self.rules.get_mut(&asked.path).and_then(|rule| rule.meet(&asked));
+        let fault = fault.or_else(|| self.dice.as_mut().and_then(Dice::roll));
         (self.ledger.arrive(asked), fault)
     }
 

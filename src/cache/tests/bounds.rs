@@ -15,7 +15,7 @@ fn fills_of_a_process_are_bounded_and_what_is_over_makes_room() {
         let filename = format!("proxy:http://127.0.0.1:1/{number}.ism");
         let key = Upstream::parse(filename.as_bytes()).expect("a URL").key("", true).expect("a key");
         let want = Want { asked: Asked::Whole, streams: false };
-        let ask = Ask { key: &key, section: &case.section, want, may_fill: true, now_ms: now_ms() };
+        let ask = Ask { key: &key, section: &case.section, want, base: None, may_fill: true, now_ms: now_ms() };
         let order = Arc::new(Order::of(&ask, &case.cache.default_match));
         let lock = case.cache.store.lock(&order.name).expect("a lock file").expect("nobody fills");
         Filler::new(&case.cache, &order, lock, Asked::Whole, Urgency::Demand)
@@ -93,7 +93,7 @@ fn the_stack_of_a_fill_is_large_enough_for_tls() {
     let key = Upstream::parse(filename.as_bytes()).expect("a URL").key("", true).expect("a key");
     let section = set(&[(c"S3AccessKey", "AKID"), (c"S3SecretKey", "secret")]);
     let want = Want { asked: Asked::Whole, streams: false };
-    let ask = Ask { key: &key, section: &section, want, may_fill: true, now_ms: now_ms() };
+    let ask = Ask { key: &key, section: &section, want, base: None, may_fill: true, now_ms: now_ms() };
     assert_eq!(outcome(&case.cache.find(&ask)), "pass failed");
     let reports: String = case.cache.reports().into_iter().map(|report| report.text).collect();
     assert!(reports.to_lowercase().contains("certificate"), "{reports}");

@@ -68,7 +68,7 @@ fn a_stream_does_not_begin_with_a_version_that_storage_no_longer_has() {
         let case = Case::new(storage.port, Section::default());
         case.leave(&vec![1; LEN], 2, left);
         let want = Want { asked: Asked::Whole, streams: true };
-        let ask = Ask { key: &case.key, section: &case.section, want, may_fill: true, now_ms: now_ms() };
+        let ask = Ask { key: &case.key, section: &case.section, want, base: None, may_fill: true, now_ms: now_ms() };
         let mut sent = Vec::new();
         match case.cache.find(&ask) {
             Found::Filling(stream, _) => {

@@ -30,7 +30,7 @@ fn a_head_does_not_fill() {
     let storage = Storage::new(OK);
     let case = Case::new(storage.port, Section::default());
     let want = Want { asked: Asked::Whole, streams: true };
-    let ask = Ask { key: &case.key, section: &case.section, want, may_fill: false, now_ms: now_ms() };
+    let ask = Ask { key: &case.key, section: &case.section, want, base: None, may_fill: false, now_ms: now_ms() };
     assert_eq!(outcome(&case.cache.find(&ask)), "pass head-not-held");
     assert_eq!(storage.asked(), 0);
 }
@@ -62,7 +62,7 @@ fn what_was_just_filled_is_never_in_the_future() {
         let filename = format!("proxy:http://127.0.0.1:{}/{fills}.ism", storage.port);
         let key = Upstream::parse(filename.as_bytes()).expect("a URL").key("", true).expect("a key");
         let want = Want { asked: Asked::Whole, streams: false };
-        let ask = || Ask { key: &key, section: &case.section, want, may_fill: true, now_ms: now_ms() };
+        let ask = || Ask { key: &key, section: &case.section, want, base: None, may_fill: true, now_ms: now_ms() };
         let [first, second] = [case.cache.find(&ask()), case.cache.find(&ask())].map(|found| outcome(&found));
         assert!(first.ends_with("stored") && second.contains(" hit; "), "{first}, then {second}");
         fills += 1;

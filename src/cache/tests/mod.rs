@@ -128,7 +128,7 @@ impl Case {
 
     fn find_part(&self, section: &Section<'_>, asked: Asked) -> Found {
         let want = Want { asked, streams: false };
-        self.cache.find(&Ask { key: &self.key, section, want, may_fill: true, now_ms: now_ms() })
+        self.cache.find(&Ask { key: &self.key, section, want, base: None, may_fill: true, now_ms: now_ms() })
     }
 
     fn outcome(&self) -> String {
