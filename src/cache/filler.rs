@@ -256,6 +256,7 @@ impl Filler {
         let connection = self.connection(what_for)?;
         self.tell_region();
         let answer = self.cache.client.get(&self.order.key, &self.order.rules, question, SystemTime::now());
+        self.tell_learned();
         self.judge(answer.as_ref().err());
         Ok((answer?, connection))
     }
@@ -278,7 +279,9 @@ impl Filler {
     /// Tells the breaker how storage does.
     pub(super) fn judge(&self, failure: Option<&Failure>) {
         // What has a status was answered, whatever the answer.
-        let is_well = failure.is_none_or(|failure| matches!(failure, Failure::Status(_)) && failure.blame().is_none());
+        let is_well = failure.is_none_or(|failure| {
+            matches!(failure, Failure::Status(_) | Failure::Refused(_)) && failure.blame().is_none()
+        });
         if is_well {
             return self.cache.with_breaker(&self.order, |breaker| breaker.succeeded());
         }
@@ -428,6 +431,13 @@ impl Filler {
             landing.write(bytes).map_err(Failure::Store)?;
         }
         Ok(())
+    }
+
+    /// Says what refusals have taught.
+    fn tell_learned(&self) {
+        for line in self.cache.client.told() {
+            self.cache.report(ReportLevel::Warning, line);
+        }
     }
 
     /// Says once that no region is configured and which one is signed for.

@@ -391,7 +391,7 @@ impl Cache {
         let expire_ms = u64::from(order.policy.expire_secs) * 1000;
         let (note, for_ms) = match failure {
             Failure::Status(status @ (404 | 410)) => (Note::Absent(*status), order.negative_ms()),
-            Failure::Status(401 | 403) => (Note::Pass(Reason::Denied), order.negative_ms()),
+            Failure::Status(401 | 403) | Failure::Refused(_) => (Note::Pass(Reason::Denied), order.negative_ms()),
             Failure::TooLarge(len) => (Note::Large(*len), expire_ms),
             Failure::NoLength => (Note::Pass(Reason::NoLength), expire_ms),
             Failure::NotStorable(_) => (Note::Pass(Reason::NotStorable), expire_ms),

@@ -16,34 +16,40 @@ use super::{Credentials, Rules};
 use crate::cache::key::{self, Key};
 
 /// How long a presigned request may be under way.
-const PRESIGNED: Duration = Duration::from_secs(300);
+pub const PRESIGNED: Duration = Duration::from_secs(300);
 
 /// The field that has S3 state an object's checksums (Amazon S3 API reference, "HeadObject"); unsigned it would be refused.
 pub const CHECKSUM_MODE: (&str, &str) = ("x-amz-checksum-mode", "ENABLED");
 
-/// Signs `request`, a GET or HEAD of `key`, in the header or in the query; the error says what is wrong.
-pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules, now: SystemTime) -> Result<(), String> {
-    sign_for(PRESIGNED, request, key, rules, now)
+/// What a request is signed for.
+pub struct Terms<'r> {
+    /// The region of the scope.
+    pub region: Cow<'r, str>,
+    /// The time of the signature.
+    pub at: SystemTime,
+    /// How long a presigned request may be under way.
+    lifetime: Duration,
 }
 
-fn sign_for(
-    lifetime: Duration,
-    request: &mut http::Request<()>,
-    key: &Key,
-    rules: &Rules,
-    now: SystemTime,
-) -> Result<(), String> {
+impl<'r> Terms<'r> {
+    /// A region and a time.
+    pub fn new(region: Cow<'r, str>, at: SystemTime) -> Self {
+        Self { region, at, lifetime: PRESIGNED }
+    }
+}
+
+/// Signs `request`, a GET or HEAD of `key`, in the header or in the query; the error says what is wrong.
+pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules, terms: &Terms<'_>) -> Result<(), String> {
     let Credentials::Keys { access_key, secret_key, security_token } = &rules.credentials else {
         return Err("there are no keys".into());
     };
     let identity = Keys::new(access_key, secret_key, security_token.clone(), None, "directives").into();
-    let region = region(rules, key);
     let parameters = SigningParams::builder()
         .identity(&identity)
-        .region(&region)
+        .region(&terms.region)
         .name("s3")
-        .time(now)
-        .settings(settings(rules.use_headers, lifetime))
+        .time(terms.at)
+        .settings(settings(rules.use_headers, terms.lifetime))
         .build()
         .map_err(|e| e.to_string())?
         .into();
@@ -136,8 +142,9 @@ mod tests {
         let upstream = Upstream::parse(filename.as_bytes()).expect("a URL");
         let key = upstream.key("", false).expect("a key");
         let mut request = http::Request::get(url).body(()).expect("a request");
-        let a_day = Duration::from_secs(86400);
-        let signed = sign_for(a_day, &mut request, &key, &rules, SystemTime::UNIX_EPOCH + PUBLISHED_AT);
+        let at = SystemTime::UNIX_EPOCH + PUBLISHED_AT;
+        let terms = Terms { region: region(&rules, &key), at, lifetime: Duration::from_secs(86400) };
+        let signed = sign(&mut request, &key, &rules, &terms);
         assert_eq!(signed, Ok(()));
         request
     }
