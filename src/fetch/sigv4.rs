@@ -85,8 +85,9 @@ fn settings(use_headers: bool, lifetime: Duration) -> SigningSettings {
     settings
 }
 
-/// The URL as S3 canonicalises it before it compares signatures: each byte of the path but unreserved characters and `/`
-/// is encoded, and a raw `+` is the space that S3 takes it for.
+/// The URL as S3 canonicalises it before it compares signatures (Amazon S3 API reference, "Signature Calculations for the
+/// Authorization Header", "UriEncode"): each byte of the path but unreserved characters and `/` is encoded. An encoded `/` is
+/// part of the key like a plain one, and a raw `+` is the space that S3 takes it for.
 fn signed_url(key: &Key) -> String {
     let (path, query) = key.path_and_query().split_once('?').unwrap_or((key.path_and_query(), ""));
     let mut url = key.url().as_bytes()[..key.url().len() - key.path_and_query().len()].to_vec();
@@ -94,6 +95,10 @@ fn signed_url(key: &Key) -> String {
     while let [first, tail @ ..] = rest {
         rest = tail;
         match *first {
+            b'%' if let Some(after) = tail.strip_prefix(b"2F") => {
+                url.push(b'/');
+                rest = after;
+            }
             b'%' | b'/' => url.push(*first),
             b'+' => key::push_escaped(&mut url, b' '),
             // The two digits behind a `%` are unreserved characters themselves.
@@ -193,6 +198,6 @@ mod tests {
     fn the_signed_path_is_encoded_as_s3_does() {
         let upstream = Upstream::parse(b"proxy:http://h/b/a+b(1)%20%2F~.mp4?versionId=1").expect("a URL");
         let key = upstream.key("", true).expect("a key");
-        assert_eq!(signed_url(&key), "http://h/b/a%20b%281%29%20%2F~.mp4?versionId=1");
+        assert_eq!(signed_url(&key), "http://h/b/a%20b%281%29%20/~.mp4?versionId=1");
     }
 }
