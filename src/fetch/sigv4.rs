@@ -53,7 +53,10 @@ pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules, terms: &T
         .build()
         .map_err(|e| e.to_string())?
         .into();
-    let url = signed_url(key);
+    let mut url = signed_url(key);
+    if !rules.use_headers {
+        move_checksum_mode(request, key, &mut url)?;
+    }
     let body = if rules.use_headers { SignableBody::Bytes(b"") } else { SignableBody::UnsignedPayload };
     let checksum_mode = request.headers().contains_key(CHECKSUM_MODE.0).then_some(CHECKSUM_MODE);
     let method = request.method().clone();
@@ -69,6 +72,19 @@ pub fn region<'r>(rules: &'r Rules, key: &'r Key) -> Cow<'r, str> {
         Some(region) => region.into(),
         None => region_of_host(key.authority()).unwrap_or("us-east-1").into(),
     }
+}
+
+/// Has a presigned request carry the field of the checksums in its query, where it is signed: in the header the signer leaves it
+/// out, and what begins with `x-amz-` and is not signed has S3 refuse the request.
+fn move_checksum_mode(request: &mut http::Request<()>, key: &Key, url: &mut String) -> Result<(), String> {
+    let (name, value) = CHECKSUM_MODE;
+    if request.headers_mut().remove(name).is_some() {
+        let separator = if key.path_and_query().contains('?') { '&' } else { '?' };
+        let parameter = format!("{separator}{name}={value}");
+        url.push_str(&parameter);
+        *request.uri_mut() = format!("{}{parameter}", key.url()).parse().map_err(|_| "the URL is none".to_owned())?;
+    }
+    Ok(())
 }
 
 fn settings(use_headers: bool, lifetime: Duration) -> SigningSettings {

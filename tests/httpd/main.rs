@@ -42,3 +42,4 @@ mod signing;
 mod space;
 mod stale;
 mod upstream;
+mod verified;
