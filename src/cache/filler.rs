@@ -20,7 +20,7 @@ use std::time::{Instant, SystemTime};
 use super::order::Order;
 use super::parts::Parts;
 use super::wait::Urgency;
-use super::{Cache, Key, ReportLevel, Standing, now_ms, standing, verify};
+use super::{Cache, Key, LOGGED_MS, ReportLevel, Standing, now_ms, standing, verify};
 use crate::fetch::{Answer, Credentials, Failure, Kind, Part, Question, sigv4};
 use crate::semantics::freshness::{initial_age_secs, storable};
 use crate::semantics::range::{Asked, ByteRange};
@@ -435,7 +435,9 @@ impl Filler {
 
     /// Says what refusals have taught.
     fn tell_learned(&self) {
-        for line in self.cache.client.told() {
+        // A storage that changes its mind with each answer has a line a minute.
+        let is_due = |line: &String| self.cache.logged.is_due(line.as_bytes(), now_ms(), LOGGED_MS);
+        for line in self.cache.client.told().into_iter().filter(is_due) {
             self.cache.report(ReportLevel::Warning, line);
         }
     }

@@ -21,6 +21,7 @@ mod damage;
 mod disk;
 mod double;
 mod ending;
+mod examples;
 mod faults;
 mod fills;
 mod honor;

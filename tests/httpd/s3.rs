@@ -62,16 +62,6 @@ impl S3 {
         Self { bucket, bucket_host, ..self.clone() }
     }
 
-    /// `host:port`.
-    pub(crate) fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The bucket's name.
-    pub(crate) fn bucket(&self) -> &str {
-        &self.bucket
-    }
-
     /// The key id and the secret that the server knows.
     pub(crate) fn keys(&self) -> (&str, &str) {
         (&self.access_key, &self.secret_key)
