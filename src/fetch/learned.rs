@@ -56,17 +56,22 @@ impl Learned {
         match (refusal.why, &refusal.region, refusal.host_off_secs()) {
             (Why::Clock, _, Some(ahead_secs)) if refusal.signature_off_secs().is_some_and(is_off) => {
                 let host = key.authority();
-                self.clocks.lock().put(host.into(), ahead_secs);
-                self.tell(format!("requests to {host} are signed for its time: {}", Clock(ahead_secs)));
+                let had = self.clocks.lock().put(host.into(), ahead_secs);
+                // Somebody else may have learned it meanwhile.
+                if had.is_none_or(|had| is_off(had.saturating_sub(ahead_secs))) {
+                    self.tell(format!("requests to {host} are signed for its time: {}", Clock(ahead_secs)));
+                }
                 true
             }
             (Why::Region | Why::Endpoint, Some(region), _) if *region != signed.region => {
                 let bucket = bucket_of(key);
-                self.regions.lock().put(bucket.into(), region.clone());
-                let was = &signed.region;
-                self.tell(format!(
-                    "requests to {bucket} are signed for {region}, not for {was}: set S3Region {region}"
-                ));
+                let had = self.regions.lock().put(bucket.into(), region.clone());
+                if had.as_ref() != Some(region) {
+                    let was = &signed.region;
+                    self.tell(format!(
+                        "requests to {bucket} are signed for {region}, not for {was}: set S3Region {region}"
+                    ));
+                }
                 true
             }
             _ => false,
@@ -182,6 +187,9 @@ mod tests {
         let region = |key: &Key| learned.terms(key, &rules, now).region.into_owned();
         assert_eq!((region(&key).as_str(), region(&other).as_str()), ("eu-west-1", "us-east-1"));
         assert!(!refused(Why::Region) && !refused(Why::Endpoint));
+        // A request that was under way meanwhile may be tried once more as well.
+        let signed = Signed { region: "us-east-1".into(), at: now, now };
+        assert!(learned.learn(&refusal(Why::Region, Some("eu-west-1"), now).of_signed(signed), &key));
         assert_eq!(learned.told().len(), 1);
     }
 
