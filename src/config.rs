@@ -681,7 +681,7 @@ mod tests {
         match directive.set {
             Set::Section(set) => set(section, value),
             Set::Host(set) => set(host, value),
-            Set::Match => panic!("{name} is compiled by its caller"),
+            Set::Match | Set::Roots => panic!("{name} is kept by its caller"),
         }
     }
 

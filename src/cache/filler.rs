@@ -21,7 +21,7 @@ use super::breaker::{Admission, Breaker};
 use super::order::{Elsewhere, Order};
 use super::parts::Parts;
 use super::wait::Urgency;
-use super::{Cache, Key, ReportLevel, Standing, now_ms, standing, verify};
+use super::{Cache, Key, LOGGED_MS, ReportLevel, Standing, now_ms, standing, verify};
 use crate::fetch::retry::Pauses;
 use crate::fetch::{Answer, Credentials, Failure, Kind, Part, Question, Rules, sigv4};
 use crate::semantics::freshness::{initial_age_secs, storable};
@@ -299,7 +299,9 @@ impl Filler {
         self.patiently(can_wait, what_for, || {
             self.tell_region();
             let (key, rules) = self.asked_of();
-            self.cache.client.get(key, rules, question, SystemTime::now())
+            let answer = self.cache.client.get(key, rules, question, SystemTime::now());
+            self.tell_learned();
+            answer
         })
     }
 
@@ -369,7 +371,9 @@ impl Filler {
     /// Tells the breaker how storage does.
     pub(super) fn judge(&self, failure: Option<&Failure>) {
         // What has a status was answered, whatever the answer.
-        let is_well = failure.is_none_or(|failure| matches!(failure, Failure::Status(_)) && failure.blame().is_none());
+        let is_well = failure.is_none_or(|failure| {
+            matches!(failure, Failure::Status(_) | Failure::Refused(_)) && failure.blame().is_none()
+        });
         if is_well {
             return self.with_breaker(|breaker| breaker.succeeded());
         }
@@ -521,6 +525,15 @@ impl Filler {
             landing.write(bytes).map_err(Failure::Store)?;
         }
         Ok(())
+    }
+
+    /// Says what refusals have taught.
+    fn tell_learned(&self) {
+        // A storage that changes its mind with each answer has a line a minute.
+        let is_due = |line: &String| self.cache.logged.is_due(line.as_bytes(), now_ms(), LOGGED_MS);
+        for line in self.cache.client.told().into_iter().filter(is_due) {
+            self.cache.report(ReportLevel::Warning, line);
+        }
     }
 
     /// Says once that no region is configured and which one is signed for.

@@ -31,13 +31,14 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::config::{DEFAULT_MATCH, Match, Section};
-use crate::fetch::{Client, Failure};
+use crate::fetch::sigv4::Terms;
+use crate::fetch::{Client, Failure, Rules};
 use crate::semantics::freshness::{Lifetimes, Policy, Times};
 use crate::semantics::range::Asked;
 use crate::store::connections::Connections;
@@ -198,6 +199,11 @@ impl Cache {
     /// What there is for a request; has what is missing fetched, and waits for what the answer needs.
     pub fn find(self: &Arc<Self>, ask: &Ask<'_>) -> Found {
         self.held(ask).unwrap_or_else(|| self.look_further(ask))
+    }
+
+    /// What a request for `key` is signed for, if it is `now` by our clock: what fills have learned of storage counts.
+    pub fn terms<'r>(&self, key: &'r Key, rules: &'r Rules, now: SystemTime) -> Terms<'r> {
+        self.client.terms(key, rules, now)
     }
 
     /// The lines for the error log that fills have left behind.
@@ -393,7 +399,7 @@ impl Cache {
         let expire_ms = u64::from(order.policy.expire_secs) * 1000;
         let (note, for_ms) = match failure {
             Failure::Status(status @ (404 | 410)) => (Note::Absent(*status), order.negative_ms()),
-            Failure::Status(401 | 403) => (Note::Pass(Reason::Denied), order.negative_ms()),
+            Failure::Status(401 | 403) | Failure::Refused(_) => (Note::Pass(Reason::Denied), order.negative_ms()),
             Failure::TooLarge(len) => (Note::Large(*len), expire_ms),
             Failure::NoLength => (Note::Pass(Reason::NoLength), expire_ms),
             Failure::NotStorable(_) => (Note::Pass(Reason::NotStorable), expire_ms),

@@ -9,9 +9,12 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, Error, http};
 
+use super::learned::Learned;
 use super::names::Names;
+use super::refusal::Signed;
 use super::roots::Roots;
-use super::{Credentials, Failure, Rules, sigv4};
+use super::sigv4::Terms;
+use super::{Credentials, Failure, Rules, refusal, sigv4};
 use crate::cache::key::Key;
 use crate::semantics::fields;
 use crate::semantics::validation::Validators;
@@ -25,13 +28,12 @@ const PIECE_LEN: usize = 64 * 1024;
 /// The buffers of a connection: what is read, and a request's head with its signature.
 const INPUT_LEN: usize = PIECE_LEN;
 const OUTPUT_LEN: usize = 16 * 1024;
-/// The part of an error's body that is looked at.
-const ERROR_BODY_LEN: usize = 4096;
 
 /// Asks storage. Connections are made at the first request.
 #[derive(Default)]
 pub struct Client {
     pools: Mutex<Pools>,
+    learned: Learned,
 }
 
 #[derive(Default)]
@@ -136,28 +138,65 @@ impl Client {
                 request = request.header(name, value);
             }
         }
-        Answer::of(self.send(request, key, rules, now)?, rules)
+        self.ask(request, key, rules, now)
     }
 
     /// Asks for the fields of `key` with its checksums (Amazon S3 API reference, "HeadObject").
     pub fn head(&self, key: &Key, rules: &Rules, now: SystemTime) -> Result<Answer, Failure> {
         let request = http::Request::head(key.url()).header(sigv4::CHECKSUM_MODE.0, sigv4::CHECKSUM_MODE.1);
-        Answer::of(self.send(request, key, rules, now)?, rules)
+        self.ask(request, key, rules, now)
     }
 
-    fn send(
+    /// What refusals have taught since this was asked last, for the log.
+    pub fn told(&self) -> Vec<String> {
+        self.learned.told()
+    }
+
+    /// Sends a request, and once more where the refusal says what to sign it for.
+    fn ask(
         &self,
         request: http::request::Builder,
         key: &Key,
         rules: &Rules,
         now: SystemTime,
-    ) -> Result<http::Response<Body>, Failure> {
-        let mut request = request.body(()).map_err(|e| Failure::Broken(e.to_string()))?;
-        match &rules.credentials {
-            Credentials::None => {}
-            Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
-            Credentials::Keys { .. } => sigv4::sign(&mut request, key, rules, now).map_err(Failure::Signing)?,
+    ) -> Result<Answer, Failure> {
+        let request = request.body(()).map_err(|e| Failure::Broken(e.to_string()))?;
+        match self.ask_once(request.clone(), key, rules, now) {
+            Err(Failure::Refused(refusal)) if self.learned.learn(&refusal, key) => {
+                self.ask_once(request, key, rules, now)
+            }
+            other => other,
         }
+    }
+
+    /// What a request for `key` is signed for, if it is `now` by our clock.
+    pub fn terms<'r>(&self, key: &'r Key, rules: &'r Rules, now: SystemTime) -> Terms<'r> {
+        self.learned.terms(key, rules, now)
+    }
+
+    fn ask_once(
+        &self,
+        mut request: http::Request<()>,
+        key: &Key,
+        rules: &Rules,
+        now: SystemTime,
+    ) -> Result<Answer, Failure> {
+        let signed = match &rules.credentials {
+            Credentials::None => None,
+            Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
+            Credentials::Keys { .. } => {
+                let terms = self.terms(key, rules, now);
+                sigv4::sign(&mut request, key, rules, &terms).map_err(Failure::Signing)?;
+                Some(Signed { region: terms.region.into_owned(), at: terms.at, now })
+            }
+        };
+        Answer::of(self.send(request, rules)?, rules).map_err(|failure| match (failure, signed) {
+            (Failure::Refused(refusal), Some(signed)) => Failure::Refused(Box::new(refusal.of_signed(signed))),
+            (other, _) => other,
+        })
+    }
+
+    fn send(&self, request: http::Request<()>, rules: &Rules) -> Result<http::Response<Body>, Failure> {
         let setup =
             Setup { roots: rules.roots.clone(), connect_timeout: rules.connect_timeout, timeout: rules.timeout };
         self.agent(setup).run(request).map_err(failure)
@@ -185,15 +224,14 @@ impl Client {
 }
 
 impl Answer {
-    fn of(mut response: http::Response<Body>, rules: &Rules) -> Result<Self, Failure> {
+    fn of(response: http::Response<Body>, rules: &Rules) -> Result<Self, Failure> {
         let kind = match response.status().as_u16() {
             200 => Kind::Whole(body_len(response.headers())),
             206 => content_range(response.headers()).unwrap_or(Kind::OddPart),
             304 => Kind::NotModified,
             412 => Kind::Changed,
             416 => Kind::Unsatisfiable(unsatisfied_len(response.headers())),
-            404 if is_bucket_missing(response.body_mut(), rules.timeout) => return Err(Failure::NoBucket),
-            status => return Err(Failure::Status(status)),
+            _ => return Err(refusal::failure(response, rules.timeout)),
         };
         let (head, body) = response.into_parts();
         let connection: Vec<_> = head.headers.get_all("connection").iter().filter_map(|v| v.to_str().ok()).collect();
@@ -314,22 +352,6 @@ impl Setup {
             .build();
         Agent::with_parts(config, DefaultConnector::default(), <Names>::default())
     }
-}
-
-/// Whether a 404 is the bucket's: then it says nothing about the object. Its body may take as long as its head.
-fn is_bucket_missing(body: &mut Body, patience: Duration) -> bool {
-    let begun = Instant::now();
-    let mut body = body.as_reader();
-    let mut text = [0; ERROR_BODY_LEN];
-    let mut len = 0;
-    while len < text.len() && begun.elapsed() < patience {
-        match body.read(&mut text[len..]) {
-            Ok(read @ 1..) => len += read,
-            // The status alone has to do where the body cannot be read.
-            Ok(0) | Err(_) => break,
-        }
-    }
-    memchr::memmem::find(&text[..len], b"<Code>NoSuchBucket</Code>").is_some()
 }
 
 fn failure(error: Error) -> Failure {

@@ -1,12 +1,15 @@
 //! Storage: S3 or what speaks like it, asked over pooled connections.
 //!
-//! [`Client`] sends a GET and gives the answer's head and a reader of its body; [`sigv4`] signs it.
+//! [`Client`] sends a GET and gives the answer's head and a reader of its body; [`sigv4`] signs it, [`refusal`] says why storage
+//! does not take it, and [`learned`] what is put right by that.
 
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod learned;
 pub mod named;
 mod names;
+pub mod refusal;
 pub mod retry;
 pub mod roots;
 pub mod sigv4;
@@ -16,6 +19,7 @@ use std::io;
 use std::time::Duration;
 
 pub use client::{Answer, Client, Incoming, Kind, Part, Question};
+pub use refusal::Refusal;
 
 use self::roots::Roots;
 use crate::cache::key::Key;
@@ -123,6 +127,8 @@ pub enum Failure {
     },
     /// A status that is no answer to the question.
     Status(u16),
+    /// A status that storage gives a reason for, which is not the object's.
+    Refused(Box<Refusal>),
     /// There is no such bucket: a 404 that says nothing about the object.
     NoBucket,
     /// Other versions came while one was being fetched, again and again.
@@ -154,6 +160,7 @@ impl fmt::Display for Failure {
             Self::Signing(why) => write!(f, "the request cannot be signed: {why}"),
             Self::Credentials { missing } => write!(f, "{missing} is not set"),
             Self::Status(status) => write!(f, "storage answered {status}"),
+            Self::Refused(refusal) => refusal.fmt(f),
             Self::NoBucket => f.write_str("storage has no such bucket"),
             Self::Changed => f.write_str("it changes while it is fetched"),
             Self::Answer(what) => write!(f, "storage's answer does not fit: {what}"),
@@ -208,6 +215,7 @@ impl Failure {
             Self::Status(404 | 410) => "absent",
             Self::Status(401 | 403) => "denied",
             Self::Status(_) => "status",
+            Self::Refused(refusal) => refusal.word(),
             Self::NoBucket => "no-bucket",
             Self::Changed => "changed",
             Self::Answer(_) => "answer",

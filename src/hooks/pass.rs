@@ -19,7 +19,7 @@ use super::{CHILD, Child};
 use crate::cache::key::{Key, Upstream};
 use crate::config::{Credentials, Section};
 use crate::fetch::Rules;
-use crate::fetch::sigv4::{Signature, signature};
+use crate::fetch::sigv4::{Signature, Terms, region, signature};
 use crate::ffi::hook::ProxyFixups;
 use crate::ffi::log::Level;
 use crate::ffi::request::{Proxied, Request};
@@ -117,7 +117,10 @@ fn set_fields(request: &Request<'_>, section: &Section<'_>, key: &Key) -> Result
 
 fn sign(request: &Request<'_>, section: &Section<'_>, key: &Key, host: &str) -> Result<Signature, String> {
     let method = if request.is_head() { "HEAD" } else { "GET" };
-    signature(method, key, host, &Rules::of(section), SystemTime::now())
+    let (rules, now) = (Rules::of(section), SystemTime::now());
+    let cache = CHILD.get().and_then(|child| child.cache.as_ref());
+    let terms = cache.map_or_else(|| Terms::new(region(&rules, key), now), |cache| cache.terms(key, &rules, now));
+    signature(method, key, host, &rules, &terms)
 }
 
 /// The `Host` that mod_proxy makes of a URL: without port 80, whatever the scheme (proxy_util.c, `ap_proxy_create_hdrbrgd`).

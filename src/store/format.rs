@@ -301,6 +301,7 @@ mod tests {
             fetched_at_ms: 1_700_000_000_000,
             initial_age_secs: 7,
             purges: PurgeMark { incarnation: u64::MAX, purges: 3 },
+            source: 5,
             fields: vec![("ETag".into(), b"\"1\"".to_vec()), ("X-Empty".into(), vec![])],
         }
     }
@@ -324,8 +325,8 @@ mod tests {
             let head = decode(&file).expect("a whole file");
             let text = |span: Span| &file[span.text()];
             assert_eq!((text(head.url), text(head.scope)), (meta.url.as_bytes(), meta.scope.as_bytes()));
-            let read = (head.fetched_at_ms, head.initial_age_secs, head.purges);
-            assert_eq!(read, (meta.fetched_at_ms, 7, meta.purges));
+            let read = (head.fetched_at_ms, head.initial_age_secs, head.purges, head.source);
+            assert_eq!(read, (meta.fetched_at_ms, 7, meta.purges, 5));
             let fields: Vec<_> = head.fields.iter().map(|(n, v)| (text(*n), text(*v))).collect();
             assert_eq!(fields, [(&b"ETag"[..], &b"\"1\""[..]), (b"X-Empty", b"")]);
         }

@@ -119,7 +119,7 @@ fn played(httpd: &Httpd) -> Vec<(String, String)> {
 }
 
 /// A film of four objects: all are fetched the first time, and none the second time.
-fn plays_from_the_store(httpd: &Httpd) {
+pub(crate) fn plays_from_the_store(httpd: &Httpd) {
     let first = played(httpd);
     assert_eq!(first.len(), 4, "{first:?}");
     for (uri, cache) in first {

@@ -1,16 +1,27 @@
-//! The real S3 server that `tests/with-s3` starts, and what tests put into it.
+//! The real S3 servers that `tests/with-s3` starts, and what tests put into them.
 //!
 //! Keys are given as they stand in a URL, percent-encoded. Each test puts its objects below a
-//! prefix of its own, since all of them share the bucket.
+//! prefix of its own, since all of them share the buckets.
 
 use std::process::Command;
 
 use crate::origin::escape;
 
-/// The server and the credentials that it takes.
+/// Which of the servers it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    SeaweedFs,
+    S3sFs,
+}
+
+/// A server, a bucket and the credentials that it takes.
+#[derive(Clone)]
 pub(crate) struct S3 {
+    pub(crate) kind: Kind,
     host: String,
     bucket: String,
+    /// The host that is the bucket, where that is how it is asked for.
+    bucket_host: Option<String>,
     access_key: String,
     secret_key: String,
     prefix: String,
@@ -19,18 +30,52 @@ pub(crate) struct S3 {
 impl S3 {
     /// The server of this run, with a prefix for the test's keys.
     pub(crate) fn of_this_run(prefix: &str) -> Self {
-        let endpoint = variable("S3_ENDPOINT");
+        Self::at(Kind::SeaweedFs, prefix)
+    }
+
+    /// Both servers of this run.
+    pub(crate) fn both(prefix: &str) -> [Self; 2] {
+        [Kind::SeaweedFs, Kind::S3sFs].map(|kind| Self::at(kind, prefix))
+    }
+
+    fn at(kind: Kind, prefix: &str) -> Self {
+        let endpoint = variable(match kind {
+            Kind::SeaweedFs => "S3_ENDPOINT",
+            Kind::S3sFs => "S3_OTHER_ENDPOINT",
+        });
         Self {
+            kind,
             host: endpoint.trim_start_matches("http://").trim_end_matches('/').into(),
             bucket: variable("S3_BUCKET"),
+            bucket_host: None,
             access_key: variable("S3_ACCESS_KEY"),
             secret_key: variable("S3_SECRET_KEY"),
             prefix: prefix.into(),
         }
     }
 
+    /// The same with a bucket that is a host name, and no part of the path.
+    pub(crate) fn by_host(&self) -> Self {
+        let bucket = variable("S3_HOST_BUCKET");
+        let port = self.host.rsplit(':').next().unwrap_or_default();
+        let bucket_host = Some(format!("{bucket}.{}:{port}", variable("S3_HOST_DOMAIN")));
+        Self { bucket, bucket_host, ..self.clone() }
+    }
+
+    /// The key id and the secret that the server knows.
+    pub(crate) fn keys(&self) -> (&str, &str) {
+        (&self.access_key, &self.secret_key)
+    }
+
     /// The URL below which the test's objects lie, with a slash at its end.
     pub(crate) fn url(&self) -> String {
+        match &self.bucket_host {
+            Some(host) => format!("http://{host}/{}/", self.prefix),
+            None => self.path_url(),
+        }
+    }
+
+    fn path_url(&self) -> String {
         format!("http://{}/{}/{}/", self.host, self.bucket, self.prefix)
     }
 
@@ -40,11 +85,12 @@ impl S3 {
         std::fs::write(file.path(), body).expect("the file can be written");
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--fail-with-body", "--path-as-is", "--aws-sigv4", "aws:amz:us-east-1:s3"]);
+        curl.args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
         curl.args(["--user", &format!("{}:{}", self.access_key, self.secret_key)]);
         for field in fields {
             curl.args(["-H", field]);
         }
-        let put = curl.arg("-T").arg(file.path()).arg(self.url() + key).output().expect("curl runs");
+        let put = curl.arg("-T").arg(file.path()).arg(self.path_url() + key).output().expect("curl runs");
         let said = [put.stdout, put.stderr].concat();
         assert!(put.status.success(), "{key} cannot be put: {}", String::from_utf8_lossy(&said));
     }

@@ -19,12 +19,18 @@ pub(crate) fn conf(s3: &S3, lines: &str) -> String {
 }
 
 fn fills_signed(prefix: &str, use_headers: bool) {
-    let s3 = S3::of_this_run(prefix);
+    for s3 in S3::both(prefix) {
+        fills_signed_from(&s3, use_headers);
+        fills_signed_from(&s3.by_host(), use_headers);
+    }
+}
+
+fn fills_signed_from(s3: &S3, use_headers: bool) {
     let body = content(20, 300_000);
     s3.put("film-index.mp4", &body, &["x-amz-meta-title: Tears"]);
-    let httpd = Httpd::start(Conf::new(conf(&s3, &s3.lines(use_headers))));
+    let httpd = Httpd::start(Conf::new(conf(s3, &s3.lines(use_headers))));
     let first = httpd.get("/store/film-index.mp4");
-    assert_eq!((first.status, first.cache_status().as_str()), (200, STORED));
+    assert_eq!((first.status, first.cache_status().as_str()), (200, STORED), "{}", s3.url());
     assert!(first.body == body);
     let second = Sub::get("/store/film-index.mp4").range("bytes=1000-1999").run(&httpd);
     assert!(is_hit(&second.cache_status()), "{}", second.cache_status());
@@ -48,25 +54,27 @@ fn a_real_server_takes_the_signature_in_the_query() {
 
 #[test]
 fn keys_of_all_kinds_of_characters_are_signed_as_they_are_sent() {
-    let s3 = S3::of_this_run("characters");
-    let httpd = Httpd::start(Conf::new(conf(&s3, &s3.lines(true))));
-    let presigning = Httpd::start(Conf::new(conf(&s3, &s3.lines(false))));
-    for name in ["with space", "a+b", "film é ü", "日本", "a&b=c", "100%", "q?x", "semi;colon", "(paren)!*'", "at@$,:"]
-    {
-        let key = escape(format!("{name}.mp4").as_bytes());
-        s3.put(&key, name.as_bytes(), &[]);
-        for httpd in [&httpd, &presigning] {
-            let first = Sub::get(format!("/{key}")).by_hand().run(httpd);
-            assert_eq!((first.status(), first.cache_status().as_str()), (200, STORED), "{name}");
-            assert_eq!(first.body(), name.as_bytes());
-            // mod_proxy sends a `+` as it is, and S3 takes that for a space: ProxyPass cannot ask for such a key.
-            if !name.contains('+') {
-                let second = httpd.get(&format!("/store/{key}"));
-                assert_eq!((second.status, second.body.as_slice()), (200, name.as_bytes()), "{name}");
+    for s3 in S3::both("characters").into_iter().flat_map(|s3| [s3.by_host(), s3]) {
+        let modes = [true, false].map(|use_headers| Httpd::start(Conf::new(conf(&s3, &s3.lines(use_headers)))));
+        for name in NAMES {
+            let key = escape(format!("{name}.mp4").as_bytes());
+            s3.put(&key, name.as_bytes(), &[]);
+            for httpd in &modes {
+                let first = Sub::get(format!("/{key}")).by_hand().run(httpd);
+                assert_eq!((first.status(), first.cache_status().as_str()), (200, STORED), "{name}");
+                assert_eq!(first.body(), name.as_bytes());
+                // mod_proxy sends a `+` as it is, and S3 takes that for a space: ProxyPass cannot ask for such a key.
+                if !name.contains('+') {
+                    let second = httpd.get(&format!("/store/{key}"));
+                    assert_eq!((second.status, second.body.as_slice()), (200, name.as_bytes()), "{name}");
+                }
             }
         }
     }
 }
+
+const NAMES: [&str; 10] =
+    ["with space", "a+b", "film é ü", "日本", "a&b=c", "100%", "q?x", "semi;colon", "(paren)!*'", "at@$,:"];
 
 #[test]
 fn an_object_of_no_bytes_is_filled_from_a_real_server() {
@@ -80,9 +88,8 @@ fn an_object_of_no_bytes_is_filled_from_a_real_server() {
 
 #[test]
 fn a_wrong_secret_key_gives_storages_403_by_way_of_mod_proxy_and_stores_nothing() {
-    let s3 = S3::of_this_run("wrong-secret");
-    s3.put("film.ism", b"<smil/>", &[]);
-    for use_headers in [true, false] {
+    for (s3, use_headers) in S3::both("wrong-secret").into_iter().flat_map(|s3| [(s3.clone(), true), (s3, false)]) {
+        s3.put("film.ism", b"<smil/>", &[]);
         let httpd = Httpd::start(Conf::new(conf(&s3, &s3.wrong_lines(use_headers))));
         for _ in 0..2 {
             let answer = httpd.get("/store/film.ism");
@@ -92,6 +99,7 @@ fn a_wrong_secret_key_gives_storages_403_by_way_of_mod_proxy_and_stores_nothing(
         }
         assert!(httpd.entries().is_empty());
         assert_eq!(httpd.count_in_log("cannot fill"), 1);
+        assert_eq!(httpd.count_in_log("403 (SignatureDoesNotMatch): S3SecretKey is not the one of S3AccessKey"), 1);
         let log = httpd.error_log();
         assert!(!log.contains("not/the/secret"), "the secret key is in the log");
     }
@@ -127,6 +135,114 @@ fn a_new_secret_key_keeps_the_store_and_another_access_key_has_a_store_of_its_ow
         httpd.start_again_as(conf(&s3, &lines));
         assert_eq!(is_hit(&httpd.get("/store/film.ism").cache_status()), hit, "{lines}");
     }
+}
+
+/// Answers of S3's that refuse, and what the log says to them.
+const REFUSALS: &[(u16, &str, &str)] = &[
+    (403, "SignatureDoesNotMatch", "S3SecretKey is not the one of S3AccessKey"),
+    (403, "InvalidAccessKeyId", "it does not know S3AccessKey"),
+    (400, "ExpiredToken", "S3SecurityToken has expired"),
+    (400, "InvalidToken", "S3SecurityToken does not belong to S3AccessKey"),
+    (403, "AccessDenied", "S3AccessKey may not read it (s3:GetObject)"),
+    (301, "PermanentRedirect", "ProxyPass must name the endpoint of the bucket's region"),
+    (400, "AuthorizationHeaderMalformed", "storage answered 400 (AuthorizationHeaderMalformed)"),
+    (400, "InvalidArgument", "storage answered 400 (InvalidArgument)"),
+];
+
+#[test]
+fn a_refusal_is_logged_with_what_to_look_at_and_none_of_storages_words() {
+    let site = Site::with(&format!("{KEYS}S3Region eu-central-1\nS3SecurityToken the/token="));
+    for (status, code, words) in REFUSALS {
+        let path = format!("/{code}.ism");
+        let body = format!(
+            "<Error><Code>{code}</Code><AWSAccessKeyId>AKIDEXAMPLE</AWSAccessKeyId><Message>no</Message></Error>"
+        );
+        let head = format!("HTTP/1.1 {status} No\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        site.storage.fail(&path, Whom::Everyone, Fault::Raw((head + &body).into()));
+        // The client has storage's own words.
+        for proxied in 1..3 {
+            let answer = site.get(&path);
+            assert_eq!(
+                (answer.status, answer.body, site.storage.counts(&path)),
+                (*status, body.clone().into(), (1, proxied))
+            );
+        }
+        let log = site.httpd.error_log();
+        let line = log.lines().find(|line| line.contains(&path) && line.contains("cannot fill")).expect("it is logged");
+        assert!(line.contains(&format!("storage answered {status} ({code})")) && line.contains(words), "{line}");
+        assert!(line.contains("usp_storage_cache:warn") && !line.contains("AKIDEXAMPLE"), "{line}");
+    }
+    assert!(site.httpd.entries().is_empty());
+}
+
+#[test]
+fn a_stale_object_is_served_where_storage_refuses() {
+    let site = Site::with(&format!("{KEYS}UspStorageCacheExpire 0\nUspStorageCacheStaleWhileRevalidate 0"));
+    site.fill("/a.ism", Object::new("a"));
+    site.storage.fail("/a.ism", Whom::Everyone, Fault::Raw(EXPIRED.into()));
+    let answer = site.get("/a.ism");
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"a"[..]));
+    assert!(answer.cache_status().ends_with("detail=stale-if-error"), "{}", answer.cache_status());
+}
+
+const EXPIRED: &str = "HTTP/1.1 400 No\r\nConnection: close\r\nContent-Length: 40\r\n\r\n\
+    <Error><Code>ExpiredToken</Code></Error>";
+
+#[test]
+fn storages_clock_is_signed_for_once_it_has_told_it() {
+    for (use_headers, off_secs, way) in
+        [("on", 1200, "behind"), ("on", -1200, "ahead of"), ("off", 1200, "behind"), ("off", -1200, "ahead of")]
+    {
+        let site = Site::with(&format!("{KEYS}S3UseHeaders {use_headers}"));
+        for (path, fetches) in [("/a.ism", 2), ("/b.ism", 1)] {
+            site.storage.fail(path, Whom::Fetches, Fault::Clock(off_secs));
+            site.fill(path, Object::new("a"));
+            assert_eq!(site.storage.fetches(path).len(), fetches, "{use_headers} {off_secs}");
+        }
+        let log = site.httpd.error_log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("are signed for its time")).collect();
+        let [line] = lines[..] else { panic!("not one line: {lines:?}") };
+        let says = |secs: u32| line.contains(&format!("this host's clock is {secs} s {way} storage's"));
+        assert!((1195..=1205).any(says), "{line}");
+        assert_eq!(site.httpd.count_in_log("cannot fill"), 0);
+    }
+}
+
+#[test]
+fn a_clock_that_storage_does_not_tell_is_refused_and_logged() {
+    let site = Site::with(&format!("{KEYS}S3UseHeaders on"));
+    let body = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+    let refusal = format!("HTTP/1.1 403 No\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    site.storage.fail("/a.ism", Whom::Everyone, Fault::Raw(refusal.into()));
+    assert_eq!((site.get("/a.ism").status, site.storage.fetches("/a.ism").len()), (403, 1));
+    assert_eq!(site.httpd.count_in_log("(RequestTimeTooSkewed): this host's clock or storage's is wrong"), 1);
+}
+
+#[test]
+fn the_region_that_storage_tells_is_signed_for_and_told_once() {
+    for use_headers in ["on", "off"] {
+        let site = Site::with(&format!("{KEYS}S3UseHeaders {use_headers}\nS3Region eu-central-1"));
+        for (path, fetches) in [("/a.ism", 2), ("/b.ism", 1)] {
+            site.storage.fail(path, Whom::Fetches, Fault::Region("eu-west-3"));
+            site.fill(path, Object::new("a"));
+            assert_eq!(site.storage.fetches(path).len(), fetches, "{use_headers}");
+        }
+        assert_eq!(
+            site.httpd.count_in_log("are signed for eu-west-3, not for eu-central-1: set S3Region eu-west-3"),
+            1
+        );
+        assert_eq!(site.httpd.count_in_log("cannot fill"), 0);
+    }
+}
+
+#[test]
+fn a_bucket_that_is_elsewhere_is_asked_once_more_and_not_again() {
+    let site = Site::with(&format!("{KEYS}S3UseHeaders on\nS3Region eu-central-1"));
+    for (path, fetches) in [("/a.ism", 2), ("/b.ism", 1)] {
+        site.storage.fail(path, Whom::Everyone, Fault::StatusWith(301, &[("x-amz-bucket-region", "eu-west-3")]));
+        assert_eq!((site.get(path).status, site.storage.fetches(path).len()), (301, fetches));
+    }
+    assert_eq!(site.httpd.count_in_log("ProxyPass must name the endpoint of the bucket's region (eu-west-3)"), 2);
 }
 
 /// What storage sees of a fetch that is signed by these lines.

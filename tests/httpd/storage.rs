@@ -8,6 +8,7 @@ mod answer;
 mod fault;
 mod ledger;
 mod object;
+mod signature;
 mod tests;
 mod wire;
 
@@ -300,6 +301,7 @@ impl State {
         let unheard = self.unheard.iter().copied().chain(fault.and_then(Fault::unheard));
         let heard = unheard.fold(asked.clone(), Asked::without);
         let answer = match (fault, self.objects.get(&asked.path)) {
+            (Some(fault), _) if let Some(refused) = signature::refusal(fault, asked) => refused,
             (Some(Fault::Status(status)), _) => Answer::plain(*status, status.to_string()),
             (Some(Fault::StatusWith(status, more)), _) => {
                 let mut answer = Answer::plain(*status, status.to_string());

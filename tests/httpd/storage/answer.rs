@@ -32,6 +32,13 @@ impl Answer {
         Self { status, fields, line: b"", body: Arc::new(body.into()), from: 0, to, total: to, is_object: false }
     }
 
+    /// An error of S3's.
+    pub(super) fn error(status: u16, code: &str, more: &str) -> Self {
+        let mut answer = Self::plain(status, format!("<Error><Code>{code}</Code>{more}</Error>"));
+        answer.fields = vec![("Content-Type".into(), b"application/xml".to_vec())];
+        answer
+    }
+
     /// What storage answers of an object.
     pub(super) fn of(object: &Object, asked: &Asked) -> Self {
         let (body, fields, length) = (Arc::clone(&object.body), object.fields.clone(), object.body.len());
@@ -58,7 +65,9 @@ impl Answer {
             Fault::Shifted(by) if self.status == 206 => self.from = (self.from + by).min(self.to - 1),
             Fault::Shorter(most) if self.status == 206 => self.to = self.to.min(self.from + most),
             Fault::HeadLine(line) => self.line = line,
-            Fault::Dated(off_secs) => self.fields.push(("Date".into(), http_date(*off_secs).into())),
+            Fault::Dated(off_secs) | Fault::Clock(off_secs) => {
+                self.fields.push(("Date".into(), http_date(*off_secs).into()));
+            }
             _ => {}
         }
         self
@@ -115,20 +124,36 @@ pub(crate) fn one_range(header: &str, length: usize) -> Option<Option<(usize, us
     Some((from < to).then_some((from, to)))
 }
 
-/// A date that is so many seconds off, as HTTP writes it (days by Hinnant's `civil_from_days`).
+/// A date that is so many seconds off, as HTTP writes it.
 fn http_date(off_secs: i64) -> String {
+    let (days, secs) = days_and_secs(off_secs);
+    let (year, month, day) = civil(days);
+    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][days.rem_euclid(7) as usize];
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months[month as usize - 1];
+    format!("{weekday}, {day:02} {month} {year} {:02}:{:02}:{:02} GMT", secs / 3600, secs / 60 % 60, secs % 60)
+}
+
+/// A date that is so many seconds off, as signatures write it.
+pub(super) fn amz_date(off_secs: i64) -> String {
+    let (days, secs) = days_and_secs(off_secs);
+    let (year, month, day) = civil(days);
+    format!("{year}{month:02}{day:02}T{:02}{:02}{:02}Z", secs / 3600, secs / 60 % 60, secs % 60)
+}
+
+fn days_and_secs(off_secs: i64) -> (i64, i64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
     let at = i64::try_from(now).expect("it fits") + off_secs;
-    let (days, secs) = (at.div_euclid(86_400), at.rem_euclid(86_400));
+    (at.div_euclid(86_400), at.rem_euclid(86_400))
+}
+
+/// Year, month and day (Hinnant's `civil_from_days`).
+fn civil(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
     let (era, day_of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, (shifted + 2) % 12);
-    let year = year_of_era + era * 400 + i64::from(month < 2);
-    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][days.rem_euclid(7) as usize];
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = months[month as usize];
-    format!("{weekday}, {day:02} {month} {year} {:02}:{:02}:{:02} GMT", secs / 3600, secs / 60 % 60, secs % 60)
+    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, (shifted + 2) % 12 + 1);
+    (year_of_era + era * 400 + i64::from(month < 3), month, day)
 }

@@ -50,6 +50,10 @@ pub(crate) enum Fault {
     HeadLine(&'static [u8]),
     /// The right answer with a Date that is so many seconds off.
     Dated(i64),
+    /// The same, but for signatures of another time, which are refused as S3 does.
+    Clock(i64),
+    /// The right answer, but for signatures for another region than this, which are refused as S3 does.
+    Region(&'static str),
 }
 
 impl Fault {

@@ -226,3 +226,21 @@ fn a_tls_handshake_is_refused_and_counted() {
     assert_eq!(stream.read(&mut [0; 10]).unwrap_or(0), 0);
     assert_eq!((storage.strangers(), storage.asked().len()), (1, 0));
 }
+
+#[test]
+fn a_signature_of_another_time_or_region_is_refused_as_s3_does() {
+    let storage = storage();
+    let signed = |date: &str, region: &str| {
+        let credential = format!("AWS4-HMAC-SHA256 Credential=AKID/{}/{region}/s3/aws4_request, x", &date[..8]);
+        let header = ask(&storage, Request::get(FILM).field("x-amz-date", date).field("Authorization", credential));
+        let query = format!("{FILM}?X-Amz-Date={date}&X-Amz-Credential=AKID%2F20250203%2F{region}%2Fs3%2Faws4_request");
+        let both = [header, ask(&storage, Request::get(query))];
+        both.map(|answer| (answer.status, String::from_utf8_lossy(&answer.body).contains("<Error><Code>")))
+    };
+    let (past, now) = ("20250203T040506Z", answer::amz_date(0));
+    storage.fail(FILM, Whom::Everyone, Fault::Clock(1200));
+    assert_eq!([signed(past, "r"), signed(&now, "r")].concat(), [(403, true); 4]);
+    assert_eq!(signed(&answer::amz_date(1190), "r"), [(200, false); 2]);
+    storage.fail(FILM, Whom::Everyone, Fault::Region("eu-west-3"));
+    assert_eq!((signed(&now, "eu-west-1"), signed(&now, "eu-west-3")), ([(400, true); 2], [(200, false); 2]));
+}
