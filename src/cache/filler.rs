@@ -278,7 +278,9 @@ impl Filler {
     /// Tells the breaker how storage does.
     pub(super) fn judge(&self, failure: Option<&Failure>) {
         // What has a status was answered, whatever the answer.
-        let is_well = failure.is_none_or(|failure| matches!(failure, Failure::Status(_)) && failure.blame().is_none());
+        let is_well = failure.is_none_or(|failure| {
+            matches!(failure, Failure::Status(_) | Failure::KeysRefused(_)) && failure.blame().is_none()
+        });
         if is_well {
             return self.cache.with_breaker(&self.order, |breaker| breaker.succeeded());
         }
@@ -433,7 +435,11 @@ impl Filler {
     /// Says once that no region is configured and which one is signed for.
     fn tell_region(&self) {
         let (rules, key) = (&self.order.rules, &self.order.key);
-        let signs = matches!(rules.credentials, Credentials::Keys { .. });
+        let signs = match &rules.credentials {
+            Credentials::None | Credentials::Incomplete { .. } => false,
+            Credentials::Keys(_) => true,
+            Credentials::Asked(identity) => self.cache.keyring.current(identity).is_some(),
+        };
         let told = &self.cache.has_told_region;
         if signs && rules.region.is_none() && !told.swap(true, Ordering::Relaxed) {
             let (region, host) = (sigv4::region(rules, key), key.authority());

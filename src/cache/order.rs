@@ -48,7 +48,7 @@ impl Order {
             key: ask.key.clone(),
             name: Name::new(ask.key.url(), ask.key.scope()),
             digest: digest(ask.key),
-            rules: Rules::of(section),
+            rules: Rules::of(section, ask.key.authority()),
             policy: section.policy(),
             object_len_max: section.object_len_max(),
             part_len: section.part_len(),

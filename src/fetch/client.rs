@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use ureq::{Agent, Body, Error, http};
 
 use super::{Credentials, Failure, Rules, sigv4};
 use crate::cache::key::Key;
+use crate::credentials::{Keyring, Keys, Known};
 use crate::semantics::fields;
 use crate::semantics::validation::Validators;
 
@@ -22,9 +23,19 @@ const PIECE_LEN: usize = 256 * 1024;
 const ERROR_BODY_LEN: usize = 4096;
 
 /// Asks storage. Connections are made at the first request.
-#[derive(Default)]
 pub struct Client {
     agent: OnceLock<Agent>,
+    keyring: Arc<Keyring>,
+}
+
+/// What a request is signed with.
+enum Signing {
+    /// These keys.
+    Keys(Keys),
+    /// Nothing.
+    Nothing,
+    /// Nothing, because nobody knows yet what with: storage may need no signature.
+    Unknown,
 }
 
 /// What is asked of storage about an object.
@@ -98,6 +109,11 @@ pub enum Kind {
 pub struct Incoming(Body);
 
 impl Client {
+    /// A client that signs with what `keyring` holds, where it has to ask for keys.
+    pub fn new(keyring: Arc<Keyring>) -> Self {
+        Self { agent: OnceLock::new(), keyring }
+    }
+
     /// Sends a GET for `key` and waits for the answer's head.
     pub fn get(&self, key: &Key, rules: &Rules, question: &Question<'_>, now: SystemTime) -> Result<Answer, Failure> {
         let mut request = http::Request::get(key.url());
@@ -113,27 +129,80 @@ impl Client {
                 request = request.header(name, value);
             }
         }
-        Answer::of(self.send(request, key, rules, now)?, rules)
+        self.ask(request, key, rules, now)
     }
 
     /// Asks for the fields of `key` with its checksums (Amazon S3 API reference, "HeadObject").
     pub fn head(&self, key: &Key, rules: &Rules, now: SystemTime) -> Result<Answer, Failure> {
         let request = http::Request::head(key.url()).header(sigv4::CHECKSUM_MODE.0, sigv4::CHECKSUM_MODE.1);
-        Answer::of(self.send(request, key, rules, now)?, rules)
+        self.ask(request, key, rules, now)
     }
 
-    fn send(
+    /// Asks, and once more where storage wants other keys than it got and there are some.
+    fn ask(
         &self,
         request: http::request::Builder,
         key: &Key,
         rules: &Rules,
         now: SystemTime,
-    ) -> Result<http::Response<Body>, Failure> {
-        let mut request = request.body(()).map_err(|e| Failure::Broken(e.to_string()))?;
-        match &rules.credentials {
-            Credentials::None => {}
+    ) -> Result<Answer, Failure> {
+        let request = request.body(()).map_err(|e| Failure::Broken(e.to_string()))?;
+        let signing = self.signing(rules)?;
+        let first = self.send(request.clone(), key, &signing, rules, now);
+        match first.and_then(|response| Answer::of(response, rules)) {
+            Err(failure) => match self.other_keys(rules, signing, &failure) {
+                Some(keys) => {
+                    Answer::of(self.send(request, key, &Signing::Keys(keys), rules, SystemTime::now())?, rules)
+                }
+                None => Err(failure),
+            },
+            answer => answer,
+        }
+    }
+
+    /// What to sign with; waits only where storage is asked with keys only and nobody knows them yet.
+    fn signing(&self, rules: &Rules) -> Result<Signing, Failure> {
+        let identity = match &rules.credentials {
+            Credentials::None => return Ok(Signing::Nothing),
             Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
-            Credentials::Keys { .. } => sigv4::sign(&mut request, key, rules, now).map_err(Failure::Signing)?,
+            Credentials::Keys(keys) => return Ok(Signing::Keys(keys.clone())),
+            Credentials::Asked(identity) => identity,
+        };
+        let known = match self.keyring.known(identity) {
+            Known::Unknown if identity.is_required() => self.keyring.settled(identity, rules.timeout),
+            known => known,
+        };
+        match known {
+            Known::Keys(keys) => Ok(Signing::Keys(keys)),
+            _ if identity.is_required() => Err(Failure::NoKeys),
+            Known::Unknown => Ok(Signing::Unknown),
+            Known::Nothing | Known::Failed => Ok(Signing::Nothing),
+        }
+    }
+
+    /// The keys to ask again with, after storage has refused what was sent.
+    fn other_keys(&self, rules: &Rules, sent: Signing, failure: &Failure) -> Option<Keys> {
+        let Credentials::Asked(identity) = &rules.credentials else { return None };
+        match (sent, failure) {
+            (Signing::Keys(keys), Failure::KeysRefused(_)) => self.keyring.renewed(identity, &keys, rules.timeout),
+            (Signing::Unknown, Failure::Status(401 | 403)) => match self.keyring.settled(identity, rules.timeout) {
+                Known::Keys(keys) => Some(keys),
+                Known::Unknown | Known::Nothing | Known::Failed => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn send(
+        &self,
+        mut request: http::Request<()>,
+        key: &Key,
+        signing: &Signing,
+        rules: &Rules,
+        now: SystemTime,
+    ) -> Result<http::Response<Body>, Failure> {
+        if let Signing::Keys(keys) = signing {
+            sigv4::sign(&mut request, key, keys, rules, now).map_err(Failure::Signing)?;
         }
         let agent = self.agent.get_or_init(new_agent);
         let request = agent
@@ -163,7 +232,13 @@ impl Answer {
             304 => Kind::NotModified,
             412 => Kind::Changed,
             416 => Kind::Unsatisfiable(unsatisfied_len(response.headers())),
-            404 if is_bucket_missing(response.body_mut(), rules.timeout) => return Err(Failure::NoBucket),
+            404 if names(response.body_mut(), rules.timeout, &["NoSuchBucket"]) => return Err(Failure::NoBucket),
+            status @ (400 | 401 | 403)
+                if matches!(rules.credentials, Credentials::Asked(_))
+                    && names(response.body_mut(), rules.timeout, &KEYS_REFUSED) =>
+            {
+                return Err(Failure::KeysRefused(status));
+            }
             status => return Err(Failure::Status(status)),
         };
         let (head, body) = response.into_parts();
@@ -276,8 +351,11 @@ fn new_agent() -> Agent {
     Agent::new_with_config(config)
 }
 
-/// Whether a 404 is the bucket's: then it says nothing about the object. Its body may take as long as its head.
-fn is_bucket_missing(body: &mut Body, patience: Duration) -> bool {
+/// Codes of errors that are about the keys (Amazon S3 API reference, "Error responses").
+const KEYS_REFUSED: [&str; 4] = ["ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"];
+
+/// Whether an error's body names one of these codes. It may take as long as its head.
+fn names(body: &mut Body, patience: Duration, codes: &[&str]) -> bool {
     let begun = Instant::now();
     let mut body = body.as_reader();
     let mut text = [0; ERROR_BODY_LEN];
@@ -289,7 +367,8 @@ fn is_bucket_missing(body: &mut Body, patience: Duration) -> bool {
             Ok(0) | Err(_) => break,
         }
     }
-    memchr::memmem::find(&text[..len], b"<Code>NoSuchBucket</Code>").is_some()
+    let names = |code: &&str| memchr::memmem::find(&text[..len], format!("<Code>{code}</Code>").as_bytes()).is_some();
+    codes.iter().any(names)
 }
 
 fn failure(error: Error) -> Failure {

@@ -9,11 +9,13 @@ pub mod sigv4;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use client::{Answer, Client, Incoming, Kind, Part, Question};
 
 use crate::config::{self, Section};
+use crate::credentials::{Identity, Keys};
 use crate::semantics::freshness::NotStorable;
 
 /// What the configuration says about asking storage; nothing of it belongs to a request.
@@ -42,23 +44,18 @@ pub enum Credentials {
         missing: &'static str,
     },
     /// Keys as they stand in the directives.
-    Keys {
-        /// `S3AccessKey`.
-        access_key: String,
-        /// `S3SecretKey`.
-        secret_key: String,
-        /// `S3SecurityToken`.
-        security_token: Option<String>,
-    },
+    Keys(Keys),
+    /// Keys that are asked for, and known when a request is signed.
+    Asked(Arc<Identity>),
 }
 
 impl Rules {
-    /// The rules of a section.
-    pub fn of(section: &Section<'_>) -> Self {
+    /// The rules of a section for requests to `host`, with a port or without.
+    pub fn of(section: &Section<'_>, host: &str) -> Self {
         Self {
             connect_timeout: section.connect_timeout(),
             timeout: section.timeout(),
-            credentials: Credentials::of(section.credentials()),
+            credentials: Credentials::of(section.credentials(host), section.region()),
             region: section.region().map(str::to_owned),
             use_headers: section.use_headers(),
         }
@@ -66,15 +63,13 @@ impl Rules {
 }
 
 impl Credentials {
-    fn of(configured: config::Credentials<'_>) -> Self {
+    /// What the configuration says, as values; `region` is that of the section.
+    pub fn of(configured: config::Credentials<'_>, region: Option<&str>) -> Self {
         match configured {
             config::Credentials::None => Self::None,
             config::Credentials::Incomplete { missing } => Self::Incomplete { missing },
-            config::Credentials::Keys { access_key, secret_key, security_token } => Self::Keys {
-                access_key: access_key.into(),
-                secret_key: secret_key.into(),
-                security_token: security_token.map(str::to_owned),
-            },
+            config::Credentials::Keys(keys) => Self::Keys(Keys::of(&keys)),
+            config::Credentials::Asked(identity) => Self::Asked(Arc::new(Identity::of(&identity, region))),
         }
     }
 }
@@ -104,6 +99,10 @@ pub enum Failure {
         /// The directive that is missing.
         missing: &'static str,
     },
+    /// There are no keys to sign with, where storage is asked with keys only.
+    NoKeys,
+    /// Storage no longer takes the keys, or does not know them yet; with its status.
+    KeysRefused(u16),
     /// A status that is no answer to the question.
     Status(u16),
     /// There is no such bucket: a 404 that says nothing about the object.
@@ -136,6 +135,8 @@ impl fmt::Display for Failure {
             Self::Length { announced, came } => write!(f, "storage announced {announced} bytes and sent {came}"),
             Self::Signing(why) => write!(f, "the request cannot be signed: {why}"),
             Self::Credentials { missing } => write!(f, "{missing} is not set"),
+            Self::NoKeys => f.write_str("there are no credentials to sign with"),
+            Self::KeysRefused(status) => write!(f, "storage answered {status}: it does not take the credentials"),
             Self::Status(status) => write!(f, "storage answered {status}"),
             Self::NoBucket => f.write_str("storage has no such bucket"),
             Self::Changed => f.write_str("it changes while it is fetched"),
@@ -172,9 +173,9 @@ impl Failure {
             Self::Slow => "slow",
             Self::Length { .. } => "length",
             Self::Signing(_) => "signing",
-            Self::Credentials { .. } => "credentials",
+            Self::Credentials { .. } | Self::NoKeys => "credentials",
             Self::Status(404 | 410) => "absent",
-            Self::Status(401 | 403) => "denied",
+            Self::Status(401 | 403) | Self::KeysRefused(_) => "denied",
             Self::Status(_) => "status",
             Self::NoBucket => "no-bucket",
             Self::Changed => "changed",

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use aws_credential_types::Credentials as Keys;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings,
     UriPathNormalizationMode, sign as sign_http,
@@ -12,8 +11,9 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4::SigningParams;
 use ureq::http;
 
-use super::{Credentials, Rules};
+use super::Rules;
 use crate::cache::key::{self, Key};
+use crate::credentials::Keys;
 
 /// How long a presigned request may be under way.
 const PRESIGNED: Duration = Duration::from_secs(300);
@@ -21,22 +21,26 @@ const PRESIGNED: Duration = Duration::from_secs(300);
 /// The field that has S3 state an object's checksums (Amazon S3 API reference, "HeadObject"); unsigned it would be refused.
 pub const CHECKSUM_MODE: (&str, &str) = ("x-amz-checksum-mode", "ENABLED");
 
-/// Signs `request`, a GET or HEAD of `key`, in the header or in the query; the error says what is wrong.
-pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules, now: SystemTime) -> Result<(), String> {
-    sign_for(PRESIGNED, request, key, rules, now)
+/// Signs `request`, a GET or HEAD of `key`, with `keys` in the header or in the query; the error says what is wrong.
+pub fn sign(
+    request: &mut http::Request<()>,
+    key: &Key,
+    keys: &Keys,
+    rules: &Rules,
+    now: SystemTime,
+) -> Result<(), String> {
+    sign_for(PRESIGNED, request, key, keys, rules, now)
 }
 
 fn sign_for(
     lifetime: Duration,
     request: &mut http::Request<()>,
     key: &Key,
+    keys: &Keys,
     rules: &Rules,
     now: SystemTime,
 ) -> Result<(), String> {
-    let Credentials::Keys { access_key, secret_key, security_token } = &rules.credentials else {
-        return Err("there are no keys".into());
-    };
-    let identity = Keys::new(access_key, secret_key, security_token.clone(), None, "directives").into();
+    let identity = keys.credentials().clone().into();
     let region = region(rules, key);
     let parameters = SigningParams::builder()
         .identity(&identity)
@@ -116,6 +120,7 @@ fn region_of_host(authority: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::cache::key::Upstream;
+    use crate::fetch::Credentials;
 
     /// AWS's published examples: 24 May 2013, 00:00 UTC.
     const PUBLISHED_AT: Duration = Duration::from_secs(1_369_353_600);
@@ -124,20 +129,17 @@ mod tests {
         let rules = Rules {
             connect_timeout: Duration::ZERO,
             timeout: Duration::ZERO,
-            credentials: Credentials::Keys {
-                access_key: "AKIAIOSFODNN7EXAMPLE".into(),
-                secret_key: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".into(),
-                security_token: None,
-            },
+            credentials: Credentials::None,
             region: None,
             use_headers,
         };
+        let keys = Keys::new("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None);
         let filename = format!("proxy:{url}");
         let upstream = Upstream::parse(filename.as_bytes()).expect("a URL");
         let key = upstream.key("", false).expect("a key");
         let mut request = http::Request::get(url).body(()).expect("a request");
         let a_day = Duration::from_secs(86400);
-        let signed = sign_for(a_day, &mut request, &key, &rules, SystemTime::UNIX_EPOCH + PUBLISHED_AT);
+        let signed = sign_for(a_day, &mut request, &key, &keys, &rules, SystemTime::UNIX_EPOCH + PUBLISHED_AT);
         assert_eq!(signed, Ok(()));
         request
     }
