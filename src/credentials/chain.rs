@@ -29,6 +29,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
 use ureq::{Agent, http};
+use zeroize::Zeroize as _;
 
 use super::identity::{Identity, Role};
 
@@ -136,8 +137,11 @@ fn told(error: &CredentialsError) -> String {
         }
         cause = next.source();
     }
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    text.chars().take(WHY_LEN_MAX).collect()
+    // Some show the answer itself.
+    let text =
+        ["Response {", "SdkBody"].iter().fold(text.as_str(), |text, shown| text.split(shown).next().unwrap_or(text));
+    let text = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    text.take(WHY_LEN_MAX).collect()
 }
 
 /// Sends a request of the SDK's over a connection of its own.
@@ -170,7 +174,11 @@ impl Connector {
         let body = body.bytes().ok_or_else(|| ConnectorError::user("a body that comes in pieces".into()))?.to_vec();
         let answer = self.0.run(http::Request::from_parts(head, body)).map_err(error)?;
         let (head, body) = answer.into_parts();
-        let body = body.into_with_config().limit(ANSWER_LEN_MAX).read_to_vec().map_err(error)?;
+        let mut body = body.into_with_config().limit(ANSWER_LEN_MAX).read_to_vec().map_err(error)?;
+        // Only STS says in its body what is wrong. The library shows others' bodies as they are.
+        if !head.status.is_success() && !body.starts_with(b"<") {
+            body.zeroize();
+        }
         let answer = http::Response::from_parts(head, SdkBody::from(body));
         HttpResponse::try_from(answer).map_err(|e| ConnectorError::other(e.into(), None))
     }

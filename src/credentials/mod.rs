@@ -348,8 +348,8 @@ fn outcome(
             None => "there are none".into(),
         };
         let hint = match identity.role {
-            Some(_) => "the role's trust policy, S3RoleARN, and the AWS_… variables of httpd's environment",
-            None => "the AWS_… variables of httpd's environment, and the role of the container or instance",
+            Some(_) => "the role's trust policy, S3RoleARN, and the AWS_* variables of httpd's environment",
+            None => "the AWS_* variables of httpd's environment, and the role of the container or instance",
         };
         format!("{identity} cannot be fetched: {why}; {until}; look at {hint}")
     };

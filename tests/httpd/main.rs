@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aws;
 mod client;
 mod content;
 mod filling;
@@ -17,6 +18,7 @@ mod storage;
 mod wait;
 
 mod config;
+mod credentials;
 mod damage;
 mod disk;
 mod double;
