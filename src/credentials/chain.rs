@@ -6,22 +6,28 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
-use aws_config::imds;
+use aws_config::imds::{self, credentials::ImdsCredentialsProvider};
+use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::meta::region::ProvideRegion as _;
-use aws_config::profile::region::ProfileFileRegionProvider;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector, http_client_fn,
 };
@@ -72,7 +78,7 @@ async fn ask(identity: &Identity) -> Result<Credentials, CredentialsError> {
     let region = region(identity, &asking).await;
     let base = match &identity.keys {
         Some(keys) => SharedCredentialsProvider::new(keys.0.clone()),
-        None => SharedCredentialsProvider::new(chain(asking, region.clone()).await),
+        None => SharedCredentialsProvider::new(chain(&asking.with_region(Some(region.clone())))),
     };
     let Some(role) = &identity.role else { return base.provide_credentials().await };
     let sdk = aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -81,15 +87,45 @@ async fn ask(identity: &Identity) -> Result<Credentials, CredentialsError> {
         .timeout_config(timeouts)
         .region(region)
         .no_credentials()
+        .profile_files(profile_files())
         .load()
         .await;
     assume(role, &sdk, base).await
 }
 
-async fn chain(asking: ProviderConfig, region: Region) -> DefaultCredentialsChain {
-    let imds = imds::Client::builder().configure(&asking).connect_timeout(IMDS_TIMEOUT).read_timeout(IMDS_TIMEOUT);
+/// The sources of the SDKs' default chain, in its order.
+fn chain(asking: &ProviderConfig) -> CredentialsProviderChain {
+    let imds = imds::Client::builder().configure(asking).connect_timeout(IMDS_TIMEOUT).read_timeout(IMDS_TIMEOUT);
     let imds = imds.max_attempts(ATTEMPTS_MAX).build();
-    DefaultCredentialsChain::builder().configure(asking).region(region).imds_client(imds).build().await
+    let profile = ProfileFileCredentialsProvider::builder().configure(asking).profile_files(profile_files());
+    let web = WebIdentityTokenCredentialsProvider::builder().configure(asking);
+    let container = EcsCredentialsProvider::builder().configure(asking);
+    let instance = ImdsCredentialsProvider::builder().configure(asking).imds_client(imds);
+    CredentialsProviderChain::first_try("environment", EnvironmentVariableCredentialsProvider::new())
+        .or_else("profile", profile.build())
+        .or_else("web identity", web.build())
+        .or_else("container", container.build())
+        .or_else("instance", instance.build())
+}
+
+/// The files that hold profiles. Those that no variable names lie in the home of who started httpd, and children are somebody
+/// else: what is closed to them there is as good as absent, and keeps none of the other sources from being asked.
+fn profile_files() -> EnvConfigFiles {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let is_closed = |variable, name| {
+        let opened = || File::open(home.join(".aws").join(name));
+        std::env::var_os(variable).is_none() && opened().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+    };
+    let files = EnvConfigFiles::builder();
+    let files = match is_closed("AWS_CONFIG_FILE", "config") {
+        true => files.with_contents(EnvConfigFileKind::Config, ""),
+        false => files.include_default_config_file(true),
+    };
+    let files = match is_closed("AWS_SHARED_CREDENTIALS_FILE", "credentials") {
+        true => files.with_contents(EnvConfigFileKind::Credentials, ""),
+        false => files.include_default_credentials_file(true),
+    };
+    files.build()
 }
 
 async fn assume(
@@ -111,7 +147,7 @@ async fn region(identity: &Identity, asking: &ProviderConfig) -> Region {
     if let Some(region) = &identity.region {
         return Region::new(region.clone());
     }
-    let profile = ProfileFileRegionProvider::builder().configure(asking).build();
+    let profile = ProfileFileRegionProvider::builder().configure(asking).profile_files(profile_files()).build();
     let told = match EnvironmentVariableRegionProvider::new().region().await {
         Some(region) => Some(region),
         None => profile.region().await,

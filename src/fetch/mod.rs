@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use client::{Answer, Client, Incoming, Kind, Part, Question};
 
 use crate::config::{self, Section};
-use crate::credentials::{Identity, Keys};
+use crate::credentials::{Identity, Keyring, Keys};
 use crate::semantics::freshness::NotStorable;
 
 /// What the configuration says about asking storage; nothing of it belongs to a request.
@@ -70,6 +70,15 @@ impl Credentials {
             config::Credentials::Incomplete { missing } => Self::Incomplete { missing },
             config::Credentials::Keys(keys) => Self::Keys(Keys::of(&keys)),
             config::Credentials::Asked(identity) => Self::Asked(Arc::new(Identity::of(&identity, region))),
+        }
+    }
+
+    /// The keys to sign with now, or none; never waits, and has what is not known fetched in the background.
+    pub fn current(&self, keyring: &Arc<Keyring>) -> Option<Keys> {
+        match self {
+            Self::None | Self::Incomplete { .. } => None,
+            Self::Keys(keys) => Some(keys.clone()),
+            Self::Asked(identity) => keyring.current(identity),
         }
     }
 }

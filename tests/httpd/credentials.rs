@@ -123,6 +123,19 @@ fn a_container_s_endpoint_gives_keys_for_its_authorization() {
 }
 
 #[test]
+fn a_home_that_is_closed_to_httpd_s_user_keeps_no_other_source_from_being_asked() {
+    let home = tempfile::tempdir().expect("a directory");
+    fs::create_dir(home.path().join(".aws")).expect("it is empty");
+    for name in ["config", "credentials"] {
+        fs::write(home.path().join(".aws").join(name), "[default]\nregion = eu-west-1\n").expect("it can be written");
+    }
+    // A temporary directory is 0700, and httpd's children are somebody else where it was started by root.
+    let aws = Aws::giving("INSTANCE");
+    let site = site(AUTO, |conf| aws.as_imds(conf).environment("HOME", home.path().display().to_string()));
+    filled_by(&site, "INSTANCE");
+}
+
+#[test]
 fn the_instance_s_metadata_service_gives_keys_for_its_token() {
     let aws = Aws::giving("INSTANCE");
     let site = site(AUTO, |conf| aws.as_imds(conf));
