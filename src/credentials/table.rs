@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Keys;
@@ -67,7 +68,13 @@ impl Table {
     /// A table without identities. To be made before the processes that share it.
     pub fn new() -> io::Result<Self> {
         let len = PAGE_LEN + SLOTS * SLOT_LEN;
-        let file = File::from(rustix::fs::memfd_create("usc-credentials", MemfdFlags::CLOEXEC)?);
+        let create = |flags| rustix::fs::memfd_create("usc-credentials", MemfdFlags::CLOEXEC | flags);
+        // A kernel before 6.3 does not know the flag, and a later one may insist on it.
+        let file = match create(MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => create(MemfdFlags::empty()),
+            other => other,
+        };
+        let file = File::from(file?);
         file.set_len(len)?;
         let words = SharedWords::new(&file, 0..len)?;
         words.u64(0).store(random()?, Ordering::Relaxed);

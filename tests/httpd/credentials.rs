@@ -404,14 +404,16 @@ fn no_request_is_refused_and_nothing_fetched_again_while_keys_rotate() {
                 }
             });
         }
+        let signed_by = |id: &String| {
+            let is_it = || site.storage.asked().iter().any(|asked| asked.key_id().as_ref() == Some(id));
+            until("requests with the next keys", 30, || is_it().then_some(()));
+        };
+        signed_by(&"KEY0".into());
         for number in 1..=3 {
             let [old, new] = [number - 1, number].map(|number| format!("KEY{number}"));
             site.storage.accept(&[&old, &new]);
             aws.give(&new, if number < 3 { Duration::from_secs(6) } else { HOUR });
-            until("the next keys", 30, || {
-                let asked = site.storage.asked();
-                asked.iter().any(|asked| asked.key_id().as_ref() == Some(&new)).then_some(())
-            });
+            signed_by(&new);
             site.storage.accept(&[&new]);
         }
         is_over.store(true, Ordering::Relaxed);
