@@ -11,6 +11,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod signing;
+
 use std::ffi::CStr;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -22,6 +24,8 @@ use crate::cache::key::Upstream;
 use crate::fetch::roots::Roots;
 use crate::semantics::freshness::Policy;
 use crate::store::format::BLOCK_LEN;
+
+pub use signing::Credentials;
 
 /// What `UspStorageCacheMatch` is where it is not set.
 pub const DEFAULT_MATCH: &str = r"\.(?i:ism|mp4)$";
@@ -79,7 +83,7 @@ pub fn named_urls(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Every directive of the module.
-pub static DIRECTIVES: [Directive; 27] = [
+pub static DIRECTIVES: [Directive; 31] = [
     Directive {
         name: c"UspStorageCache",
         usage: c"on|off (off): serve manifests and index MP4s from the store",
@@ -166,6 +170,11 @@ pub static DIRECTIVES: [Directive; 27] = [
         set: Set::Section(|s, v| put(&mut s.prefetch, on_off(v))),
     },
     Directive {
+        name: c"UspStorageCacheCredentials",
+        usage: c"auto|static|none (auto): whose keys sign requests to storage",
+        set: Set::Section(|s, v| put(&mut s.credentials, signing::source(v))),
+    },
+    Directive {
         name: c"S3AccessKey",
         usage: c"key id: signs requests to storage together with S3SecretKey",
         set: Set::Section(|s, v| put(&mut s.access_key, text(v))),
@@ -189,6 +198,21 @@ pub static DIRECTIVES: [Directive; 27] = [
         name: c"S3UseHeaders",
         usage: c"on|off (off): sign in the Authorization header instead of the query string",
         set: Set::Section(|s, v| put(&mut s.use_headers, on_off(v))),
+    },
+    Directive {
+        name: c"S3RoleARN",
+        usage: c"ARN: the role that is assumed to sign requests to storage",
+        set: Set::Section(|s, v| put(&mut s.role_arn, signing::role_arn(v))),
+    },
+    Directive {
+        name: c"S3RoleSessionName",
+        usage: c"name (usp-storage-cache): what the role's sessions are called",
+        set: Set::Section(|s, v| put(&mut s.role_session_name, signing::role_session_name(v))),
+    },
+    Directive {
+        name: c"S3RoleDuration",
+        usage: c"seconds (3600): how long a session of the role lasts",
+        set: Set::Section(|s, v| put(&mut s.role_duration, number(v, 900..=43_200))),
     },
     Directive {
         name: c"UspStorageCacheRoot",
@@ -275,6 +299,10 @@ pub struct Section<'c> {
     security_token: Option<&'c str>,
     region: Option<&'c str>,
     use_headers: Option<bool>,
+    credentials: Option<signing::Source>,
+    role_arn: Option<&'c str>,
+    role_session_name: Option<&'c str>,
+    role_duration: Option<u32>,
 }
 
 impl<'c> Section<'c> {
@@ -304,6 +332,10 @@ impl<'c> Section<'c> {
             security_token: inner.security_token.or(outer.security_token),
             region: inner.region.or(outer.region),
             use_headers: inner.use_headers.or(outer.use_headers),
+            credentials: inner.credentials.or(outer.credentials),
+            role_arn: inner.role_arn.or(outer.role_arn),
+            role_session_name: inner.role_session_name.or(outer.role_session_name),
+            role_duration: inner.role_duration.or(outer.role_duration),
         })
     }
 
@@ -407,21 +439,9 @@ impl<'c> Section<'c> {
         self.prefetch.unwrap_or(true)
     }
 
-    /// The credentials that the `S3…` directives name.
-    pub fn credentials(&self) -> Credentials<'c> {
-        match (self.access_key, self.secret_key) {
-            (None, None) => Credentials::None,
-            (Some(access_key), Some(secret_key)) => {
-                Credentials::Keys { access_key, secret_key, security_token: self.security_token }
-            }
-            (Some(_), None) => Credentials::Incomplete { missing: "S3SecretKey" },
-            (None, Some(_)) => Credentials::Incomplete { missing: "S3AccessKey" },
-        }
-    }
-
     /// The same without credentials of any kind.
     pub fn unsigned(&self) -> Self {
-        Self { access_key: None, secret_key: None, security_token: None, ..*self }
+        Self { credentials: Some(signing::Source::None), ..*self }
     }
 
     /// The region to sign for, where one is set.
@@ -432,39 +452,6 @@ impl<'c> Section<'c> {
     /// Whether the signature goes into the header rather than the query.
     pub fn use_headers(&self) -> bool {
         self.use_headers.unwrap_or(false)
-    }
-}
-
-/// What the configuration says about signing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Credentials<'c> {
-    /// Requests go out unsigned.
-    None,
-    /// One of a pair of keys is not set.
-    Incomplete {
-        /// The directive that is missing.
-        missing: &'static str,
-    },
-    /// Keys as they stand in the directives.
-    Keys {
-        /// `S3AccessKey`.
-        access_key: &'c str,
-        /// `S3SecretKey`.
-        secret_key: &'c str,
-        /// `S3SecurityToken`.
-        security_token: Option<&'c str>,
-    },
-}
-
-impl Credentials<'_> {
-    /// What an entry is scoped by: what the configuration names, never what is secret.
-    pub fn scope(&self) -> &str {
-        match self {
-            Self::Keys { access_key, .. } => access_key,
-            // What fails for want of a key says nothing about requests that go unsigned.
-            Self::Incomplete { .. } => "incomplete",
-            Self::None => "",
-        }
     }
 }
 
@@ -764,12 +751,6 @@ mod tests {
         for (line, want) in rows {
             assert_eq!(named_urls(line).collect::<Vec<_>>(), want, "{line}");
         }
-    }
-
-    #[test]
-    fn half_a_pair_of_keys_is_no_pair() {
-        let section = Section { access_key: Some("id"), ..Section::default() };
-        assert!(matches!(section.credentials(), Credentials::Incomplete { missing: "S3SecretKey" }));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! 2. [`hooks`]: a request is recognised by where mod_proxy would send it, and answered.
 //! 3. [`semantics`]: which part of an object is asked for, and how long what is stored may be served.
 //! 4. [`cache`]: where its bytes come from, and why.
-//! 5. [`store`]: versions of objects as files, mapped; [`fetch`]: storage, signed and pooled; [`manifest`]: what a
+//! 5. [`store`]: versions of objects as files, mapped; [`fetch`]: storage, signed and pooled, with the
+//!    keys that [`credentials`] asks for; [`manifest`]: what a
 //!    server manifest names, which is fetched ahead.
 //! 6. [`ffi`]: the only door to C.
 //!
@@ -16,6 +17,7 @@
 
 pub mod cache;
 pub mod config;
+pub mod credentials;
 pub mod fetch;
 #[cfg(feature = "httpd")]
 pub mod ffi;

@@ -23,7 +23,7 @@ use super::parts::Parts;
 use super::wait::Urgency;
 use super::{Cache, Key, LOGGED_MS, ReportLevel, Standing, now_ms, standing, verify};
 use crate::fetch::retry::Pauses;
-use crate::fetch::{Answer, Credentials, Failure, Kind, Part, Question, Rules, sigv4};
+use crate::fetch::{Answer, Failure, Kind, Part, Question, Rules, sigv4};
 use crate::semantics::freshness::{initial_age_secs, storable};
 use crate::semantics::range::{Asked, ByteRange};
 use crate::semantics::validation::{Validators, is_strong, selects, updated, vouches_for};
@@ -539,9 +539,9 @@ impl Filler {
     /// Says once that no region is configured and which one is signed for.
     fn tell_region(&self) {
         let (rules, key) = (&self.order.rules, &self.order.key);
-        let signs = matches!(rules.credentials, Credentials::Keys { .. });
+        let signs = || rules.credentials.current(&self.cache.keyring).is_some();
         let told = &self.cache.has_told_region;
-        if signs && rules.region.is_none() && !told.swap(true, Ordering::Relaxed) {
+        if rules.region.is_none() && !told.load(Ordering::Relaxed) && signs() && !told.swap(true, Ordering::Relaxed) {
             let (region, host) = (sigv4::region(rules, key), key.authority());
             let line = format!("no S3Region is set: requests to {host} are signed (version 4) for {region}");
             self.cache.report(ReportLevel::Notice, line);

@@ -37,6 +37,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::config::{DEFAULT_MATCH, Match, Section};
+use crate::credentials::Keyring;
 use crate::fetch::sigv4::Terms;
 use crate::fetch::{Client, Failure, Rules};
 use crate::semantics::freshness::{Lifetimes, Policy, Times};
@@ -153,6 +154,7 @@ pub struct Cache {
     connections: Connections,
     fill_threads: usize,
     client: Client,
+    keyring: Arc<Keyring>,
     default_match: Match,
     /// What was ordered last of each storage, in each scope: how one goes on with what others have left.
     ordered: Mutex<LruCache<String, Order>>,
@@ -169,7 +171,7 @@ pub struct Cache {
 
 impl Cache {
     /// A cache over `store`. Connections and threads are made when they are needed.
-    pub fn new(store: Arc<Store>, connections: u32, fill_threads: u32) -> Arc<Self> {
+    pub fn new(store: Arc<Store>, keyring: Arc<Keyring>, connections: u32, fill_threads: u32) -> Arc<Self> {
         Arc::new(Self {
             connections: Connections::new(store.clone(), connections),
             store,
@@ -178,7 +180,8 @@ impl Cache {
             fills: AtomicU32::new(0),
             background: Background::default(),
             fill_threads: fill_threads as usize,
-            client: Client::default(),
+            client: Client::new(keyring.clone()),
+            keyring,
             default_match: Match::new(DEFAULT_MATCH).expect("the default is a valid pattern"),
             ordered: Mutex::new(LruCache::new(ORDERED_MAX)),
             odd_etags: Mutex::default(),
@@ -194,6 +197,11 @@ impl Cache {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The credentials that have to be asked for.
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
     }
 
     /// What there is for a request; has what is missing fetched, and waits for what the answer needs.
@@ -357,6 +365,11 @@ impl Cache {
 
     fn tick(self: &Arc<Self>, tick: u64) {
         self.held.retain(|entry| entry.is_current());
+        self.keyring.tick();
+        for report in self.keyring.reports() {
+            let level = if report.is_warning { ReportLevel::Warning } else { ReportLevel::Notice };
+            self.report(level, report.text);
+        }
         if tick.is_multiple_of(TICKS_A_LOOK) {
             if self.store.refresh_control().unwrap_or(false) {
                 self.held.retain(|_| false);

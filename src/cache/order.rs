@@ -54,7 +54,7 @@ impl Order {
     pub fn of(ask: &Ask<'_>, default_match: &Match) -> Self {
         let section: &Section<'_> = ask.section;
         let matching = section.matching().unwrap_or(default_match);
-        let mut rules = Rules::of(section);
+        let mut rules = Rules::of(section, ask.key.authority());
         let fallback = section.fallback().zip(ask.base);
         let fallback = fallback.map(|(url, base)| Fallback { url: url.into(), base: base.into() });
         if fallback.is_some() {
@@ -85,8 +85,9 @@ impl Order {
     /// The object in the storage that is asked where the first fails.
     pub fn elsewhere(&self) -> Option<Elsewhere> {
         let Fallback { url, base } = self.fallback.as_ref()?;
-        let rest = self.key.url().strip_prefix(base.as_str())?;
-        let filename = format!("proxy:{}/{}", url.trim_end_matches('/'), rest.strip_prefix('/').unwrap_or(rest));
+        let (url, base) = (url.strip_suffix('/').unwrap_or(url), base.strip_suffix('/').unwrap_or(base));
+        let path = self.key.url().strip_prefix(base).filter(|path| path.starts_with('/'))?;
+        let filename = format!("proxy:{url}{path}");
         let upstream = Upstream::parse(filename.as_bytes());
         let key = upstream.and_then(|upstream| upstream.key(self.key.scope(), false)).ok()?;
         let source = crc32c::crc32c(key.url().as_bytes()).max(1);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use super::roots::Roots;
 use super::sigv4::Terms;
 use super::{Credentials, Failure, Rules, refusal, sigv4};
 use crate::cache::key::Key;
+use crate::credentials::{Keyring, Keys, Known};
 use crate::semantics::fields;
 use crate::semantics::validation::Validators;
 
@@ -30,10 +32,10 @@ const INPUT_LEN: usize = PIECE_LEN;
 const OUTPUT_LEN: usize = 16 * 1024;
 
 /// Asks storage. Connections are made at the first request.
-#[derive(Default)]
 pub struct Client {
     pools: Mutex<Pools>,
     learned: Learned,
+    keyring: Arc<Keyring>,
 }
 
 #[derive(Default)]
@@ -50,6 +52,16 @@ struct Setup {
     roots: Option<Roots>,
     connect_timeout: Duration,
     timeout: Duration,
+}
+
+/// What a request is signed with.
+enum Signing {
+    /// These keys.
+    Keys(Keys),
+    /// Nothing.
+    Nothing,
+    /// Nothing, because nobody knows yet what with: storage may need no signature.
+    Unknown,
 }
 
 /// What is asked of storage about an object.
@@ -123,6 +135,11 @@ pub enum Kind {
 pub struct Incoming(Body);
 
 impl Client {
+    /// A client that signs with what `keyring` holds, where it has to ask for keys.
+    pub fn new(keyring: Arc<Keyring>) -> Self {
+        Self { pools: Mutex::default(), learned: Learned::default(), keyring }
+    }
+
     /// Sends a GET for `key` and waits for the answer's head.
     pub fn get(&self, key: &Key, rules: &Rules, question: &Question<'_>, now: SystemTime) -> Result<Answer, Failure> {
         let mut request = http::Request::get(key.url());
@@ -152,7 +169,7 @@ impl Client {
         self.learned.told()
     }
 
-    /// Sends a request, and once more where the refusal says what to sign it for.
+    /// Asks, and once more where the refusal says what to sign for, or wants other keys than it got and there are some.
     fn ask(
         &self,
         request: http::request::Builder,
@@ -161,11 +178,53 @@ impl Client {
         now: SystemTime,
     ) -> Result<Answer, Failure> {
         let request = request.body(()).map_err(|e| Failure::Broken(e.to_string()))?;
-        match self.ask_once(request.clone(), key, rules, now) {
+        let signing = self.signing(rules)?;
+        match self.ask_once(request.clone(), key, &signing, rules, now) {
             Err(Failure::Refused(refusal)) if self.learned.learn(&refusal, key) => {
-                self.ask_once(request, key, rules, now)
+                self.ask_once(request, key, &signing, rules, now)
             }
-            other => other,
+            Err(failure) => match self.other_keys(rules, signing, &failure) {
+                Some(keys) => self.ask_once(request, key, &Signing::Keys(keys), rules, SystemTime::now()),
+                None => Err(failure),
+            },
+            answer => answer,
+        }
+    }
+
+    /// What to sign with; waits only where storage is asked with keys only and nobody knows them yet.
+    fn signing(&self, rules: &Rules) -> Result<Signing, Failure> {
+        let identity = match &rules.credentials {
+            Credentials::None => return Ok(Signing::Nothing),
+            Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
+            Credentials::Keys(keys) => return Ok(Signing::Keys(keys.clone())),
+            Credentials::Asked(identity) => identity,
+        };
+        let known = match self.keyring.known(identity) {
+            Known::Unknown if identity.is_required() => self.keyring.settled(identity, rules.timeout),
+            known => known,
+        };
+        match known {
+            Known::Keys(keys) => Ok(Signing::Keys(keys)),
+            _ if identity.is_required() => Err(Failure::NoKeys),
+            Known::Unknown => Ok(Signing::Unknown),
+            Known::Nothing | Known::Failed => Ok(Signing::Nothing),
+        }
+    }
+
+    /// The keys to ask again with, after storage has refused what was sent.
+    fn other_keys(&self, rules: &Rules, sent: Signing, failure: &Failure) -> Option<Keys> {
+        let Credentials::Asked(identity) = &rules.credentials else { return None };
+        match (sent, failure) {
+            (Signing::Keys(keys), Failure::Refused(refusal)) if refusal.is_of_keys() => {
+                self.keyring.renewed(identity, &keys, rules.timeout)
+            }
+            (Signing::Unknown, Failure::Status(401 | 403) | Failure::Refused(_)) => {
+                match self.keyring.settled(identity, rules.timeout) {
+                    Known::Keys(keys) => Some(keys),
+                    Known::Unknown | Known::Nothing | Known::Failed => None,
+                }
+            }
+            _ => None,
         }
     }
 
@@ -178,15 +237,15 @@ impl Client {
         &self,
         mut request: http::Request<()>,
         key: &Key,
+        signing: &Signing,
         rules: &Rules,
         now: SystemTime,
     ) -> Result<Answer, Failure> {
-        let signed = match &rules.credentials {
-            Credentials::None => None,
-            Credentials::Incomplete { missing } => return Err(Failure::Credentials { missing }),
-            Credentials::Keys { .. } => {
+        let signed = match signing {
+            Signing::Nothing | Signing::Unknown => None,
+            Signing::Keys(keys) => {
                 let terms = self.terms(key, rules, now);
-                sigv4::sign(&mut request, key, rules, &terms).map_err(Failure::Signing)?;
+                sigv4::sign(&mut request, key, keys, rules, &terms).map_err(Failure::Signing)?;
                 Some(Signed { region: terms.region.into_owned(), at: terms.at, now })
             }
         };

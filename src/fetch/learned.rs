@@ -114,6 +114,7 @@ mod tests {
     use super::super::{Credentials, refusal::Signed};
     use super::*;
     use crate::cache::key::Upstream;
+    use crate::credentials::Keys;
 
     fn key(url: &str) -> Key {
         let filename = format!("proxy:{url}");
@@ -125,7 +126,7 @@ mod tests {
             connect_timeout: Duration::ZERO,
             timeout: Duration::ZERO,
             roots: None,
-            credentials: Credentials::Keys { access_key: "AKID".into(), secret_key: "s".into(), security_token: None },
+            credentials: Credentials::Keys(Keys::new("AKID", "s", None)),
             region: Some("us-east-1".into()),
             use_headers: true,
         }

@@ -16,6 +16,7 @@ pub mod sigv4;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use client::{Answer, Client, Incoming, Kind, Part, Question};
@@ -24,6 +25,7 @@ pub use refusal::Refusal;
 use self::roots::Roots;
 use crate::cache::key::Key;
 use crate::config::{self, Section};
+use crate::credentials::{Identity, Keyring, Keys};
 use crate::semantics::freshness::NotStorable;
 
 /// What the configuration says about asking storage; nothing of it belongs to a request.
@@ -54,24 +56,19 @@ pub enum Credentials {
         missing: &'static str,
     },
     /// Keys as they stand in the directives.
-    Keys {
-        /// `S3AccessKey`.
-        access_key: String,
-        /// `S3SecretKey`.
-        secret_key: String,
-        /// `S3SecurityToken`.
-        security_token: Option<String>,
-    },
+    Keys(Keys),
+    /// Keys that are asked for, and known when a request is signed.
+    Asked(Arc<Identity>),
 }
 
 impl Rules {
-    /// The rules of a section.
-    pub fn of(section: &Section<'_>) -> Self {
+    /// The rules of a section for requests to `host`, with a port or without.
+    pub fn of(section: &Section<'_>, host: &str) -> Self {
         Self {
             connect_timeout: section.connect_timeout(),
             timeout: section.timeout(),
             roots: section.roots().cloned(),
-            credentials: Credentials::of(section.credentials()),
+            credentials: Credentials::of(section.credentials(host), section.region()),
             region: section.region().map(str::to_owned),
             use_headers: section.use_headers(),
         }
@@ -87,15 +84,22 @@ impl Rules {
 }
 
 impl Credentials {
-    fn of(configured: config::Credentials<'_>) -> Self {
+    /// What the configuration says, as values; `region` is that of the section.
+    pub fn of(configured: config::Credentials<'_>, region: Option<&str>) -> Self {
         match configured {
             config::Credentials::None => Self::None,
             config::Credentials::Incomplete { missing } => Self::Incomplete { missing },
-            config::Credentials::Keys { access_key, secret_key, security_token } => Self::Keys {
-                access_key: access_key.into(),
-                secret_key: secret_key.into(),
-                security_token: security_token.map(str::to_owned),
-            },
+            config::Credentials::Keys(keys) => Self::Keys(Keys::of(&keys)),
+            config::Credentials::Asked(identity) => Self::Asked(Arc::new(Identity::of(&identity, region))),
+        }
+    }
+
+    /// The keys to sign with now, or none; never waits, and has what is not known fetched in the background.
+    pub fn current(&self, keyring: &Arc<Keyring>) -> Option<Keys> {
+        match self {
+            Self::None | Self::Incomplete { .. } => None,
+            Self::Keys(keys) => Some(keys.clone()),
+            Self::Asked(identity) => keyring.current(identity),
         }
     }
 }
@@ -125,6 +129,8 @@ pub enum Failure {
         /// The directive that is missing.
         missing: &'static str,
     },
+    /// There are no keys to sign with, where storage is asked with keys only.
+    NoKeys,
     /// A status that is no answer to the question.
     Status(u16),
     /// A status that storage gives a reason for, which is not the object's.
@@ -159,6 +165,7 @@ impl fmt::Display for Failure {
             Self::Length { announced, came } => write!(f, "storage announced {announced} bytes and sent {came}"),
             Self::Signing(why) => write!(f, "the request cannot be signed: {why}"),
             Self::Credentials { missing } => write!(f, "{missing} is not set"),
+            Self::NoKeys => f.write_str("there are no credentials to sign with"),
             Self::Status(status) => write!(f, "storage answered {status}"),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::NoBucket => f.write_str("storage has no such bucket"),
@@ -211,7 +218,7 @@ impl Failure {
             Self::Slow => "slow",
             Self::Length { .. } => "length",
             Self::Signing(_) => "signing",
-            Self::Credentials { .. } => "credentials",
+            Self::Credentials { .. } | Self::NoKeys => "credentials",
             Self::Status(404 | 410) => "absent",
             Self::Status(401 | 403) => "denied",
             Self::Status(_) => "status",

@@ -144,6 +144,11 @@ impl Why {
 }
 
 impl Refusal {
+    /// Whether storage does not take the keys, or no longer.
+    pub fn is_of_keys(&self) -> bool {
+        matches!(self.why, Why::UnknownKey | Why::ExpiredToken | Why::Token)
+    }
+
     /// The refusal of a request that was signed for this.
     ///
     /// A presigned request of another hour is refused as any other that may not be: storage's `Date` tells them apart.

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use aws_credential_types::Credentials as Keys;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningInstructions,
     SigningSettings, UriPathNormalizationMode, sign as sign_http,
@@ -12,8 +11,9 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4::SigningParams;
 use ureq::http;
 
-use super::{Credentials, Rules};
+use super::Rules;
 use crate::cache::key::{self, Key};
+use crate::credentials::Keys;
 
 /// How long a presigned request may be under way.
 pub const PRESIGNED: Duration = Duration::from_secs(300);
@@ -49,8 +49,15 @@ pub enum Signature {
 
 /// The signature for a GET or HEAD of `key` that somebody else sends, with `host` as its field `Host`; the error says what
 /// is wrong.
-pub fn signature(method: &str, key: &Key, host: &str, rules: &Rules, terms: &Terms<'_>) -> Result<Signature, String> {
-    let signed = instructions(terms, method, &signed_url(key), &[("host", host)], rules)?;
+pub fn signature(
+    method: &str,
+    key: &Key,
+    host: &str,
+    keys: &Keys,
+    rules: &Rules,
+    terms: &Terms<'_>,
+) -> Result<Signature, String> {
+    let signed = instructions(terms, method, &signed_url(key), &[("host", host)], keys, rules)?;
     if rules.use_headers {
         let fields = signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned()));
         return Ok(Signature::Header(fields.collect()));
@@ -67,15 +74,21 @@ pub fn signature(method: &str, key: &Key, host: &str, rules: &Rules, terms: &Ter
     Ok(Signature::Query(String::from_utf8(query).unwrap_or_default()))
 }
 
-/// Signs `request`, a GET or HEAD of `key`, in the header or in the query; the error says what is wrong.
-pub fn sign(request: &mut http::Request<()>, key: &Key, rules: &Rules, terms: &Terms<'_>) -> Result<(), String> {
+/// Signs `request`, a GET or HEAD of `key`, with `keys` in the header or in the query; the error says what is wrong.
+pub fn sign(
+    request: &mut http::Request<()>,
+    key: &Key,
+    keys: &Keys,
+    rules: &Rules,
+    terms: &Terms<'_>,
+) -> Result<(), String> {
     let mut url = signed_url(key);
     if !rules.use_headers {
         move_checksum_mode(request, key, &mut url)?;
     }
     let checksum_mode = request.headers().contains_key(CHECKSUM_MODE.0).then_some(CHECKSUM_MODE);
     let method = request.method().clone();
-    let signed = instructions(terms, method.as_str(), &url, checksum_mode.as_slice(), rules)?;
+    let signed = instructions(terms, method.as_str(), &url, checksum_mode.as_slice(), keys, rules)?;
     signed.apply_to_request_http1x(request);
     Ok(())
 }
@@ -86,12 +99,10 @@ fn instructions(
     method: &str,
     url: &str,
     fields: &[(&str, &str)],
+    keys: &Keys,
     rules: &Rules,
 ) -> Result<SigningInstructions, String> {
-    let Credentials::Keys { access_key, secret_key, security_token } = &rules.credentials else {
-        return Err("there are no keys".into());
-    };
-    let identity = Keys::new(access_key, secret_key, security_token.clone(), None, "directives").into();
+    let identity = keys.credentials().clone().into();
     let parameters = SigningParams::builder()
         .identity(&identity)
         .region(&terms.region)

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::{CHILD, Child};
 use crate::cache::Cache;
 use crate::cache::own_server::OwnServer;
 use crate::config::{DEFAULT_MATCH, Host, Match, Url};
+use crate::credentials::{Keyring, Table};
 use crate::fetch::named::Named;
 use crate::ffi::child::leave_all;
 use crate::ffi::config::Configuration;
@@ -32,7 +35,23 @@ impl PostConfig for Prepare {
         let root = root(pool, main.host::<Config>())?;
         let (user, group) = server::child_owner();
         let owner = if rustix::process::geteuid().is_root() { user } else { rustix::process::geteuid().as_raw() };
-        store::make_root(&root, owner, group).map_err(|unfit| format!("UspStorageCacheRoot: {unfit}"))
+        store::make_root(&root, owner, group).map_err(|unfit| format!("UspStorageCacheRoot: {unfit}"))?;
+        let table = Table::new().map_err(|e| format!("no memory for credentials: {e}"))?;
+        *TABLE.lock() = Some(Arc::new(table));
+        pool.keep(Generation);
+        Ok(())
+    }
+}
+
+/// The credentials that the children will share, between the configuration and the next one.
+static TABLE: Mutex<Option<Arc<Table>>> = Mutex::new(None);
+
+/// Kept as long as a configuration: the next one's children share no credentials with this one's.
+struct Generation;
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        *TABLE.lock() = None;
     }
 }
 
@@ -58,8 +77,12 @@ impl ChildInit for Begin {
 /// The cache over the store, if that can be opened.
 fn cache(pool: Pool<'_>, main: Server<'_>) -> Option<Arc<Cache>> {
     let host = main.host::<Config>();
-    match open(pool, main) {
-        Ok(store) => Some(Cache::new(store, host.connections(), host.fill_threads())),
+    let table = TABLE.lock().clone().ok_or_else(|| "post_config did not run".to_owned());
+    match table.and_then(|table| Ok((open(pool, main)?, table))) {
+        Ok((store, table)) => {
+            let keyring = Keyring::new(table, store.clone());
+            Some(Cache::new(store, keyring, host.connections(), host.fill_threads()))
+        }
         Err(why) => {
             let line = format!("no store, all requests pass through: {why}");
             main.log(&usp_storage_cache_module, Level::Error, &line);

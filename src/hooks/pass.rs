@@ -17,9 +17,10 @@ use super::handler::trace;
 use super::recognise::has_body;
 use super::{CHILD, Child};
 use crate::cache::key::{Key, Upstream};
-use crate::config::{Credentials, Section};
-use crate::fetch::Rules;
+use crate::config::{self, Section};
+use crate::credentials::Keys;
 use crate::fetch::sigv4::{Signature, Terms, region, signature};
+use crate::fetch::{Credentials, Rules};
 use crate::ffi::hook::ProxyFixups;
 use crate::ffi::log::Level;
 use crate::ffi::request::{Proxied, Request};
@@ -30,8 +31,9 @@ const NOTE: &std::ffi::CStr = c"usp-storage-cache-signed";
 
 /// What `section` says for a request: nothing to sign with where the configuration does not name the storage.
 pub fn trusted<'c>(request: &Request<'_>, section: &Section<'c>, child: &Child) -> Section<'c> {
-    let is_named = || Upstream::parse(request.filename()).is_ok_and(|upstream| child.named.has(&upstream));
-    if section.credentials() == Credentials::None || is_named() {
+    let upstream = Upstream::parse(request.filename());
+    let signs = |upstream: &Upstream<'_>| section.credentials(upstream.host()) != config::Credentials::None;
+    if !upstream.is_ok_and(|upstream| signs(&upstream) && !child.named.has(&upstream)) {
         return *section;
     }
     trace(request, |line| write!(line, "not signed for: the configuration does not name this storage"));
@@ -78,10 +80,8 @@ impl ProxyFixups for Sign {
 
 /// The object that a request for it is to be signed for.
 fn to_sign(request: &Request<'_>, section: &Section<'_>, child: &Child) -> Option<Key> {
-    if !child.signs_passing || !matches!(section.credentials(), Credentials::Keys { .. }) {
-        return None;
-    }
-    let upstream = Upstream::parse(request.filename()).ok()?;
+    let upstream = Upstream::parse(request.filename()).ok().filter(|_| child.signs_passing)?;
+    keys(section, upstream.host(), child)?;
     let is_ours = upstream.is_object() && child.named.has(&upstream) && !child.own.may_be_socket(upstream.url());
     // A client must not choose by its Host whose bucket it reads with our keys.
     let may_sign = is_ours && (!section.preserves_host() || is_known(&own_host(request), child));
@@ -117,10 +117,20 @@ fn set_fields(request: &Request<'_>, section: &Section<'_>, key: &Key) -> Result
 
 fn sign(request: &Request<'_>, section: &Section<'_>, key: &Key, host: &str) -> Result<Signature, String> {
     let method = if request.is_head() { "HEAD" } else { "GET" };
-    let (rules, now) = (Rules::of(section), SystemTime::now());
-    let cache = CHILD.get().and_then(|child| child.cache.as_ref());
-    let terms = cache.map_or_else(|| Terms::new(region(&rules, key), now), |cache| cache.terms(key, &rules, now));
-    signature(method, key, host, &rules, &terms)
+    let child = CHILD.get().ok_or("the child has not begun")?;
+    let keys = keys(section, key.authority().as_bytes(), child).ok_or("the credentials have gone")?;
+    let (rules, now) = (Rules::of(section, key.authority()), SystemTime::now());
+    let learned = child.cache.as_ref().map(|cache| cache.terms(key, &rules, now));
+    let terms = learned.unwrap_or_else(|| Terms::new(region(&rules, key), now));
+    signature(method, key, host, &keys, &rules, &terms)
+}
+
+/// The keys that requests to `host` are signed with, if they are known; what has to be asked for first does not wait for it.
+fn keys(section: &Section<'_>, host: &[u8], child: &Child) -> Option<Keys> {
+    match Credentials::of(section.credentials(host), section.region()) {
+        Credentials::Keys(keys) => Some(keys),
+        other => other.current(child.cache.as_ref()?.keyring()),
+    }
 }
 
 /// The `Host` that mod_proxy makes of a URL: without port 80, whatever the scheme (proxy_util.c, `ap_proxy_create_hdrbrgd`).

@@ -5,7 +5,8 @@ use std::fmt;
 use super::Child;
 use crate::cache::Reason;
 use crate::cache::key::{Key, NoKey, Upstream};
-use crate::config::{Credentials, RangeAnswer, Section};
+use crate::config::{RangeAnswer, Section};
+use crate::credentials;
 use crate::ffi::request::{Proxied, Request};
 use crate::semantics::range::{self, Asked};
 
@@ -73,7 +74,8 @@ pub fn recognise(request: &Request<'_>, section: &Section<'_>, child: &Child) ->
     if !section.matching().unwrap_or(&child.default_match).is_match(&path) {
         return Err(NotOurs::NotMatched);
     }
-    let key = upstream.key(section.credentials().scope(), section.ignore_query()).map_err(|no_key| match no_key {
+    let scope = section.credentials(upstream.host()).scope(credentials::chain());
+    let key = upstream.key(scope, section.ignore_query()).map_err(|no_key| match no_key {
         NoKey::SubResource => NotOurs::Passed(Reason::SubResource),
         other => NotOurs::Url(other),
     })?;
@@ -106,7 +108,7 @@ fn passed(
         Some(Reason::Socket)
     } else if section.preserves_host() {
         Some(Reason::PreservedHost)
-    } else if section.credentials() == Credentials::None && is_signed() {
+    } else if section.credentials(upstream.host()).yields() && is_signed() {
         Some(Reason::ForeignSignature)
     } else if !ours.is_sub && has_body(request) {
         Some(Reason::Body)

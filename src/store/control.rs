@@ -395,7 +395,7 @@ fn boot() -> u64 {
     Sha256::digest(id).first_chunk().copied().map_or(1, u64::from_ne_bytes).max(1)
 }
 
-pub(super) fn random() -> io::Result<u64> {
+pub(crate) fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     // As few as these come all at once (getrandom(2)).
     rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;

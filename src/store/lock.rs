@@ -28,6 +28,8 @@ pub(super) const COUNT: u64 = LEADER + 1;
 pub(super) const CONTROL: u64 = LEADER + 2;
 /// The first of the bytes that stand for connections to storage.
 pub(super) const CONNECTIONS: u64 = LEADER + 4096;
+/// The first of the bytes that stand for identities whose credentials are fetched: 64 for each of 2^32 tables.
+pub(crate) const CREDENTIALS: u64 = LEADER + (1 << 40);
 
 /// A byte that is held; freed when it is dropped, or when the process ends.
 pub struct ByteLock {

@@ -44,6 +44,11 @@ const NONSENSE: &[(&str, &str, &str)] = &[
     ("UspStorageCacheMaxSize", "lots", "bytes"),
     ("UspStorageCacheMinFree", "abc", "bytes"),
     ("S3UseHeaders", "maybe", "on"),
+    ("UspStorageCacheCredentials", "some", "static"),
+    ("S3RoleARN", "media", "arn:aws:iam"),
+    ("S3RoleSessionName", "two words", "letters"),
+    ("S3RoleDuration", "899", "900"),
+    ("S3RoleDuration", "43201", "43200"),
 ];
 
 #[test]
@@ -80,6 +85,10 @@ const ANYWHERE: &[(&str, &[&str])] = &[
     ("S3SecurityToken", &["token"]),
     ("S3Region", &["eu-central-1", "default"]),
     ("S3UseHeaders", &["on", "off"]),
+    ("UspStorageCacheCredentials", &["auto", "static", "none", "Auto"]),
+    ("S3RoleARN", &["arn:aws:iam::123456789012:role/path/media"]),
+    ("S3RoleSessionName", &["edge-1@site"]),
+    ("S3RoleDuration", &["900", "43200"]),
 ];
 
 #[test]

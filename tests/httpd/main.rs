@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aws;
 mod client;
 mod content;
 mod filling;
@@ -18,6 +19,7 @@ mod wait;
 
 mod bad_days;
 mod config;
+mod credentials;
 mod damage;
 mod disk;
 mod double;

@@ -58,6 +58,8 @@ struct State {
     bytes_per_sec: Option<u64>,
     dice: Option<Dice>,
     ledger: Ledger,
+    /// Key ids whose signatures are taken; anybody's where nobody has said so.
+    accepted: Option<Vec<String>>,
     strangers: usize,
     open: HashMap<u64, TcpStream>,
     connections: u64,
@@ -146,6 +148,11 @@ impl Storage {
     /// Answers from now on as if no request had a field of this name.
     pub(crate) fn ignore(&self, field: &'static str) {
         self.state().unheard.push(field);
+    }
+
+    /// Answers from now on only what is signed with one of these key ids, in S3's words. The signature itself is not looked at.
+    pub(crate) fn accept(&self, key_ids: &[&str]) {
+        self.state().accepted = Some(key_ids.iter().map(|id| (*id).into()).collect());
     }
 
     /// Each answer's head comes so much later.
@@ -296,12 +303,24 @@ impl State {
         (self.ledger.arrive(asked), fault)
     }
 
+    /// Why a request is refused, as S3 says it.
+    fn refusal(&self, asked: &Asked) -> Option<String> {
+        let accepted = self.accepted.as_ref()?;
+        let code = match asked.key_id() {
+            Some(id) if accepted.contains(&id) => return None,
+            Some(_) => "InvalidAccessKeyId",
+            None => "AccessDenied",
+        };
+        Some(format!("<Error><Code>{code}</Code></Error>"))
+    }
+
     /// The answer to a request as things are now, and how long its head takes.
     fn answer(&self, asked: &Asked, number: usize, fault: Option<&Fault>) -> (Answer, Duration) {
         let unheard = self.unheard.iter().copied().chain(fault.and_then(Fault::unheard));
         let heard = unheard.fold(asked.clone(), Asked::without);
         let answer = match (fault, self.objects.get(&asked.path)) {
             (Some(fault), _) if let Some(refused) = signature::refusal(fault, asked) => refused,
+            _ if self.refusal(asked).is_some() => Answer::plain(403, self.refusal(asked).unwrap_or_default()),
             (Some(Fault::Status(status)), _) => Answer::plain(*status, status.to_string()),
             (Some(Fault::StatusWith(status, more)), _) => {
                 let mut answer = Answer::plain(*status, status.to_string());

@@ -5,9 +5,11 @@
 use std::time::{Duration, SystemTime};
 
 use mod_usp_storage_cache::cache::key::{Key, Upstream};
+use mod_usp_storage_cache::credentials::{Keyring, Keys, Table};
 use mod_usp_storage_cache::fetch::refusal::Why;
 use mod_usp_storage_cache::fetch::{Answer, Client, Credentials, Failure, Kind, Part, Question, Rules};
 use mod_usp_storage_cache::semantics::validation::Validators;
+use mod_usp_storage_cache::store::{Limits, Store};
 
 use crate::content::content;
 use crate::origin::escape;
@@ -18,19 +20,22 @@ const LEN: u64 = 5000;
 /// The rules of a section with the server's keys.
 fn rules(s3: &S3, use_headers: bool) -> Rules {
     let (access_key, secret_key) = s3.keys();
-    let credentials =
-        Credentials::Keys { access_key: access_key.into(), secret_key: secret_key.into(), security_token: None };
+    let credentials = Credentials::Keys(Keys::new(access_key, secret_key, None));
     let patience = Duration::from_secs(10);
     Rules { connect_timeout: patience, timeout: patience, roots: None, credentials, region: None, use_headers }
 }
 
-/// The same with other keys.
+/// A client that has to ask nobody for keys.
+fn client() -> Client {
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = Limits { store_len_max: 1 << 30, free_len_min: 0, generation: 0 };
+    let store = Store::open(dir.path(), limits).expect("a store");
+    Client::new(Keyring::new(Table::new().expect("a table").into(), store))
+}
+
+/// The rules with other keys.
 fn with_keys(rules: Rules, access: &str, secret: &str, token: Option<&str>) -> Rules {
-    let (access_key, secret_key) = (access.into(), secret.into());
-    Rules {
-        credentials: Credentials::Keys { access_key, secret_key, security_token: token.map(str::to_owned) },
-        ..rules
-    }
+    Rules { credentials: Credentials::Keys(Keys::new(access, secret, token)), ..rules }
 }
 
 fn key(url: &str, ignore_query: bool) -> Key {
@@ -52,7 +57,7 @@ fn each_way(prefix: &str) -> impl Iterator<Item = (S3, Rules)> {
 
 #[test]
 fn every_form_of_request_is_taken_by_both_servers_by_path_and_by_host() {
-    let (client, film) = (Client::default(), content(50, LEN as usize));
+    let (client, film) = (client(), content(50, LEN as usize));
     for (s3, rules) in each_way("forms") {
         let what = format!("{:?} {} {}", s3.kind, s3.url(), rules.use_headers);
         s3.put("a%20film.mp4", &film, &[]);
@@ -88,12 +93,8 @@ fn a_session_token_is_part_of_the_signature() {
         s3.put("film.mp4", b"film", &[]);
         let (access_key, secret_key) = s3.keys();
         let rules = with_keys(rules, access_key, secret_key, Some("a/token+of=theirs"));
-        let answer = Client::default().get(
-            &key(&(s3.url() + "film.mp4"), true),
-            &rules,
-            &Question::default(),
-            SystemTime::now(),
-        );
+        let answer =
+            client().get(&key(&(s3.url() + "film.mp4"), true), &rules, &Question::default(), SystemTime::now());
         match (s3.kind, answer) {
             (s3::Kind::S3sFs, Ok(answer)) => assert_eq!(answer.kind, Kind::Whole(Some(4))),
             // It looks for the session that the token names.
@@ -108,7 +109,7 @@ fn a_session_token_is_part_of_the_signature() {
 #[test]
 fn keys_of_every_byte_are_signed_as_both_servers_canonicalise_them() {
     let (client, words) =
-        (Client::default(), ["film \u{e9} \u{fc}", "\u{65e5}\u{672c}", "\u{1f3ac}", "a b+c%d/e//f", "%2F%41", "~"]);
+        (client(), ["film \u{e9} \u{fc}", "\u{65e5}\u{672c}", "\u{1f3ac}", "a b+c%d/e//f", "%2F%41", "~"]);
     let bytes = (1..=127).map(|byte: u8| format!("x{}y", char::from(byte)));
     let names: Vec<String> = bytes.chain(words.map(str::to_owned)).collect();
     for s3 in S3::both("bytes") {
@@ -140,7 +141,7 @@ fn a_query_is_signed_as_both_servers_canonicalise_it() {
         s3.put("film.mp4", b"film", &[]);
         for query in ["z=1&a=2", "a", "a=", "a=(b)!*'", "a=b+c%20d%2Be", "a=%C3%A9", "a=2&b=&a=3", "a=b=c", "a=~/:@"] {
             let key = key(&format!("{}film.mp4?{query}", s3.url()), false);
-            let answer = Client::default().get(&key, &rules, &Question::default(), SystemTime::now());
+            let answer = client().get(&key, &rules, &Question::default(), SystemTime::now());
             let kind = answer.map(|answer| answer.kind).unwrap_or_else(|e| panic!("{:?} {query}: {e}", s3.kind));
             assert_eq!(kind, Kind::Whole(Some(4)), "{query}");
         }
@@ -159,7 +160,7 @@ fn wrong_and_missing_keys_are_refused_and_told_apart() {
         ];
         for (rules, why, words) in rows {
             let key = key(&(s3.url() + "film.mp4"), true);
-            let answer = Client::default().get(&key, &rules, &Question::default(), SystemTime::now());
+            let answer = client().get(&key, &rules, &Question::default(), SystemTime::now());
             let Err(Failure::Refused(refusal)) = answer else { panic!("{:?} does not refuse {why:?}", s3.kind) };
             assert_eq!((refusal.why, refusal.status), (why, 403), "{:?}: {refusal}", s3.kind);
             assert!(refusal.to_string().contains(words), "{refusal}");
@@ -176,7 +177,7 @@ fn a_clock_that_is_off_is_refused_and_put_right() {
         for (now, words) in
             [(SystemTime::now() - off, "behind storage's"), (SystemTime::now() + off, "ahead of storage's")]
         {
-            let (client, what) = (Client::default(), format!("{:?} {words} {}", s3.kind, rules.use_headers));
+            let (client, what) = (client(), format!("{:?} {words} {}", s3.kind, rules.use_headers));
             for _ in 0..2 {
                 let answer = client.get(&key, &rules, &Question::default(), now);
                 let answer = answer.unwrap_or_else(|failure| panic!("{what}: {failure}"));
@@ -196,10 +197,10 @@ fn what_is_signed_differs_by_method_and_a_server_that_verifies_notices() {
     for (s3, rules) in each_way("method") {
         s3.put("film.mp4", b"film", &[]);
         let key = key(&(s3.url() + "film.mp4"), true);
-        assert!(Client::default().head(&key, &rules, SystemTime::now()).is_ok(), "{:?}", s3.kind);
+        assert!(client().head(&key, &rules, SystemTime::now()).is_ok(), "{:?}", s3.kind);
         let rules = with_keys(rules, s3.keys().0, "not/the/secret", None);
         // A HEAD is refused without a body, so without a code.
-        let refused = Client::default().head(&key, &rules, SystemTime::now()).err();
+        let refused = client().head(&key, &rules, SystemTime::now()).err();
         assert!(matches!(refused, Some(Failure::Status(403))), "{:?}: {refused:?}", s3.kind);
     }
 }

@@ -89,7 +89,10 @@ fn a_section_that_lacks_a_key_has_no_say_for_one_that_signs_nothing() {
     let half = set(&[(c"S3AccessKey", "AKID")]);
     let key = |section: &Section<'_>| {
         let filename = format!("proxy:http://127.0.0.1:{}/a.ism", storage.port);
-        Upstream::parse(filename.as_bytes()).expect("a URL").key(section.credentials().scope(), true).expect("a key")
+        Upstream::parse(filename.as_bytes())
+            .expect("a URL")
+            .key(section.credentials("127.0.0.1").scope(""), true)
+            .expect("a key")
     };
     let want = Want { asked: Asked::Whole, streams: false };
     let ask = |section: &Section<'_>| {

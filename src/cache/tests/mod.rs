@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cache::key::Upstream;
+use crate::credentials::Table;
 use crate::store::Limits;
 
 mod bounds;
@@ -112,7 +113,9 @@ impl Case {
     fn new(port: u16, section: Section<'static>) -> Self {
         let dir = TempDir::new().expect("a directory");
         let limits = Limits { store_len_max: 1 << 30, free_len_min: 0, generation: 0 };
-        let cache = Cache::new(Store::open(dir.path(), limits).expect("a store"), 8, 4);
+        let store = Store::open(dir.path(), limits).expect("a store");
+        let keyring = Keyring::new(Table::new().expect("a table").into(), store.clone());
+        let cache = Cache::new(store, keyring, 8, 4);
         let filename = format!("proxy:http://127.0.0.1:{port}/a.ism");
         let key = Upstream::parse(filename.as_bytes()).expect("a URL").key("", true).expect("a key");
         Self { dir, cache, key, section }

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::cache::key::Upstream;
+use crate::fetch::Credentials;
 
 /// AWS's published examples: 24 May 2013, 00:00 UTC.
 const PUBLISHED_AT: Duration = Duration::from_secs(1_369_353_600);
@@ -16,15 +17,19 @@ const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 const A_DAY: Duration = Duration::from_secs(86_400);
 
 fn rules(region: Option<&str>, token: Option<&str>, use_headers: bool) -> Rules {
-    let (access_key, secret_key) = (PUBLISHED_KEYS.0.into(), PUBLISHED_KEYS.1.into());
     Rules {
         connect_timeout: Duration::ZERO,
         timeout: Duration::ZERO,
         roots: None,
-        credentials: Credentials::Keys { access_key, secret_key, security_token: token.map(str::to_owned) },
+        credentials: Credentials::Keys(Keys::new(PUBLISHED_KEYS.0, PUBLISHED_KEYS.1, token)),
         region: region.map(str::to_owned),
         use_headers,
     }
+}
+
+fn keys(rules: &Rules) -> &Keys {
+    let Credentials::Keys(keys) = &rules.credentials else { unreachable!("there are keys") };
+    keys
 }
 
 fn key(url: &str) -> Key {
@@ -42,7 +47,7 @@ fn signed(method: &str, url: &str, rules: &Rules) -> http::Request<()> {
     let mut request = request.body(()).expect("a request");
     let at = SystemTime::UNIX_EPOCH + PUBLISHED_AT;
     let terms = Terms { region: region(rules, &key), at, lifetime: A_DAY };
-    assert_eq!(sign(&mut request, &key, rules, &terms), Ok(()));
+    assert_eq!(sign(&mut request, &key, keys(rules), rules, &terms), Ok(()));
     request
 }
 
@@ -138,10 +143,10 @@ fn the_published_example_of_a_presigned_request_comes_out() {
 
 /// The signature of a request as the second implementation has it: for the object whose key has these bytes.
 fn want(method: &str, host: &str, object: &[u8], rules: &Rules, region: &str) -> String {
-    let Credentials::Keys { security_token, .. } = &rules.credentials else { unreachable!("there are keys") };
+    let security_token = keys(rules).security_token();
     let path = format!("/{}", uri_encode(object, true));
     let is_head = method == "HEAD";
-    let token = security_token.as_deref().map(|token| ("x-amz-security-token", token));
+    let token = security_token.map(|token| ("x-amz-security-token", token));
     if rules.use_headers {
         let mut fields = vec![("host", host)];
         fields.extend(is_head.then_some(CHECKSUM_MODE));

@@ -24,6 +24,13 @@ impl Asked {
         find(&self.fields, name).map(|value| String::from_utf8_lossy(value).into_owned())
     }
 
+    /// The id of the key that it is signed with, in the header or in the query.
+    pub(crate) fn key_id(&self) -> Option<String> {
+        let header = self.field("Authorization").and_then(|text| Some(text.split_once("Credential=")?.1.to_owned()));
+        let query = self.query.as_deref().and_then(|query| Some(query.split_once("X-Amz-Credential=")?.1.to_owned()));
+        header.or(query)?.split(['/', '%']).next().map(str::to_owned)
+    }
+
     /// Whether mod_proxy sent it, and not the module itself.
     pub(crate) fn by_proxy(&self) -> bool {
         find(&self.fields, "X-Forwarded-Server").is_some()
