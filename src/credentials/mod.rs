@@ -1,7 +1,7 @@
 //! Credentials that have to be asked for: fetched once for all children of a generation, and again before they expire.
 //!
 //! A [`Keyring`] gives the keys of an [`Identity`]: [`Keyring::current`] without waiting, [`Keyring::settled`] and
-//! [`Keyring::renewed`] for threads that fetch. What was fetched lies in the [`Table`]; [`chain`](mod@chain) fetches it.
+//! [`Keyring::renewed`] for threads that fetch. What was fetched lies in the [`Table`]; chain.rs fetches it.
 //!
 //! # Invariants
 //!
