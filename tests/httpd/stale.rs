@@ -290,7 +290,7 @@ fn a_fresh_object_is_served_whatever_storage_does() {
 }
 
 /// Lines for storage that is asked no more after it has failed.
-const BREAKS: &str = "UspStorageCacheTimeout 1\nUspStorageCacheConnectTimeout 1\nUspStorageCacheWait 1";
+const BREAKS: &str = "UspStorageCacheTimeout 1\nUspStorageCacheConnectTimeout 1";
 
 /// Tries until it went fast enough to tell, on a machine that may be busy.
 fn in_time(what: &str, mut attempt: impl FnMut() -> bool) {
@@ -310,8 +310,8 @@ fn after_storage_hung_nobody_waits_for_any_of_its_objects() {
         for answer in site.each_child(8, &Request::get("/other.mp4")) {
             assert!(answer.body == film().body() && answer.cache_status().is_empty());
         }
-        // The breaker opened a second after the beginning at the earliest, for a second.
-        let is_in_time = began.elapsed() < Duration::from_secs(2);
+        // The breaker opened when storage had hung twice, two seconds after the beginning at the earliest, for a second.
+        let is_in_time = began.elapsed() < Duration::from_secs(3);
         assert!(!is_in_time || site.storage.counts("/other.mp4") == (0, 8), "{:?}", site.storage.counts("/other.mp4"));
         is_in_time
     });

@@ -73,7 +73,7 @@ impl Fault {
     }
 }
 
-/// Whose requests a fault meets: mod_proxy is told by its `X-Forwarded-Host`.
+/// Whose requests a fault meets: mod_proxy is told by its `X-Forwarded-Server`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whom {
     Everyone,

@@ -124,7 +124,7 @@ fn a_fault_meets_the_requests_that_it_is_meant_for() {
     storage.fail_some(FILM, Whom::Everyone, 2.., Fault::Status(500));
     assert_eq!(statuses(3), [206, 500, 500]);
     storage.fail_some(FILM, Whom::Fetches, 2.., Fault::Status(500));
-    let proxied = || ask(&storage, Request::get(FILM).field("X-Forwarded-Host", "a")).status;
+    let proxied = || ask(&storage, Request::get(FILM).field("X-Forwarded-Server", "a")).status;
     assert_eq!((proxied(), proxied(), statuses(2)), (200, 200, vec![206, 500]));
     storage.mend(FILM);
     assert_eq!(statuses(1), [206]);
