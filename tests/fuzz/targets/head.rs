@@ -119,6 +119,7 @@ fn meta_from(input: &[u8]) -> Option<Meta> {
         fetched_at_ms: u64_at(numbers, 2),
         initial_age_secs: u64_at(numbers, 10) as u32,
         purges: PurgeMark { incarnation: u64_at(numbers, 6), purges: u64_at(numbers, 3) as u32 },
+        source: u64_at(numbers, 8) as u32,
         fields: Vec::new(),
     };
     while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
@@ -138,6 +139,7 @@ fn meta_of(head: &Head, file: &[u8]) -> Option<Meta> {
         fetched_at_ms: head.fetched_at_ms,
         initial_age_secs: head.initial_age_secs,
         purges: head.purges,
+        source: head.source,
         fields: head.fields.iter().map(field).collect::<Option<_>>()?,
     })
 }
