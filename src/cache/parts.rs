@@ -159,6 +159,8 @@ impl<'f> Parts<'f> {
             Err(End::Unanswered(e)) => e,
             // Who waits has waited as long as for a hang already.
             Err(End::Broken(e @ Failure::TimedOut(_))) => e,
+            // Connections that end at one time are one failure.
+            Err(End::Broken(e)) if e.passes() && Instant::now() < course.paused_until => return,
             Err(End::Broken(e)) => match course.pauses.next(&e) {
                 Some(pause) => {
                     course.paused_until = Instant::now() + pause;

@@ -33,7 +33,8 @@ fn a_part_that_brings_nothing_is_asked_for_again() {
     let site = Site::with("UspStorageCachePartSize 512K");
     let body = content(61, LARGE);
     site.storage.put(FILM, Object::new(body.clone()));
-    site.storage.fail_some(FILM, Whom::Fetches, 2..=5, Fault::ResetAfter(2000));
+    // Each of the parts that are on their way at a time, twice.
+    site.storage.fail_some(FILM, Whom::Fetches, 2..=9, Fault::ResetAfter(2000));
     let answer = site.get(FILM);
     assert!(answer.body == body && answer.cache_status() == STORED, "{}", answer.cache_status());
     assert_eq!((site.storage.proxied(FILM).len(), site.httpd.count_in_log("cannot fill")), (0, 0));
