@@ -1,0 +1,135 @@
+//! How a filler asks storage: of which one, over the host's connections, again where it may help; and what the breaker hears.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use super::Filler;
+use crate::cache::breaker::Breaker;
+use crate::cache::wait::Urgency;
+use crate::cache::{Key, LOGGED_MS, ReportLevel, now_ms};
+use crate::fetch::retry::Pauses;
+use crate::fetch::{Answer, Failure, Question, Rules, sigv4};
+use crate::semantics::validation::Validators;
+use crate::store::connections::{Connection, Use};
+
+impl Filler {
+    /// Asks storage over one of the host's connections.
+    pub(in crate::cache) fn get_for(
+        &self,
+        what_for: Use,
+        question: &Question<'_>,
+    ) -> Result<(Answer, Connection), Failure> {
+        // The entry that is asked about can be served instead.
+        let can_wait = question.not == Validators::default();
+        self.patiently(can_wait, what_for, || {
+            self.tell_region();
+            let (key, rules) = self.asked_of();
+            let answer = self.cache.client.get(key, rules, question, SystemTime::now());
+            self.tell_learned();
+            answer
+        })
+    }
+
+    /// Asks storage for the object's fields and checksums.
+    pub(in crate::cache) fn head(&self) -> Result<Answer, Failure> {
+        let (key, rules) = self.asked_of();
+        let head = || self.cache.client.head(key, rules, SystemTime::now());
+        self.patiently(true, Use::Bulk, head).map(|(answer, _)| answer)
+    }
+
+    /// Has storage answer; where who waits `can_wait` it is asked again after a failure that may pass. The breaker is told of
+    /// the last try alone.
+    fn patiently(
+        &self,
+        can_wait: bool,
+        what_for: Use,
+        ask: impl Fn() -> Result<Answer, Failure>,
+    ) -> Result<(Answer, Connection), Failure> {
+        let is_probe = self.with_breaker(|breaker| breaker.is_open());
+        let patience = match can_wait && !is_probe {
+            true if self.has_another() => self.order.wait / 2,
+            true => self.order.wait,
+            false => Duration::ZERO,
+        };
+        let mut pauses = Pauses::within(patience);
+        loop {
+            let connection = self.connection(what_for)?;
+            let answer = ask();
+            let pause = answer.as_ref().err().and_then(|failure| pauses.next(failure));
+            let Some(pause) = pause.filter(|_| !self.cache.is_stopping()) else {
+                self.judge(answer.as_ref().err());
+                return Ok((answer?, connection));
+            };
+            // Others may have it meanwhile.
+            drop((answer, connection));
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// What is asked for, and how.
+    fn asked_of(&self) -> (&Key, &Rules) {
+        self.elsewhere.get().map_or((&self.order.key, &self.order.rules), |other| (&other.key, &other.rules))
+    }
+
+    /// What a version carries of the storage that it is of.
+    pub(super) fn source(&self) -> u32 {
+        self.elsewhere.get().map_or(0, |other| other.source)
+    }
+
+    /// Whether another storage is asked if this one fails.
+    pub(in crate::cache) fn has_another(&self) -> bool {
+        self.elsewhere.get().is_none() && self.order.elsewhere().is_some()
+    }
+
+    /// The breaker of the storage that is asked does `what`.
+    fn with_breaker<T>(&self, what: impl FnOnce(Breaker<'_>) -> T) -> T {
+        what(self.lock.store().control().breaker(self.asked_of().0.authority()))
+    }
+
+    fn connection(&self, what_for: Use) -> Result<Connection, Failure> {
+        let what_for = if self.urgency == Urgency::Background { Use::Background } else { what_for };
+        let is_wanted = || !self.cache.is_stopping();
+        let taken = self.cache.connections.take(what_for, self.order.wait, is_wanted).map_err(Failure::Store)?;
+        taken.ok_or(Failure::Busy)
+    }
+
+    /// Tells the breaker how storage does.
+    pub(in crate::cache) fn judge(&self, failure: Option<&Failure>) {
+        // What has a status was answered, whatever the answer.
+        let is_well = failure.is_none_or(|failure| {
+            matches!(failure, Failure::Status(_) | Failure::Refused(_)) && failure.blame().is_none()
+        });
+        if is_well {
+            return self.with_breaker(|breaker| breaker.succeeded());
+        }
+        let Some(failure) = failure else { return };
+        let Some(is_hang) = failure.blame().filter(|_| !self.cache.is_stopping()) else { return };
+        if self.with_breaker(|breaker| breaker.failed(is_hang, now_ms())) {
+            let line = format!("storage at {} fails ({failure}): fills pause", self.asked_of().0.authority());
+            self.cache.report(ReportLevel::Warning, line);
+        }
+    }
+
+    /// Says what refusals have taught.
+    fn tell_learned(&self) {
+        // A storage that changes its mind with each answer has a line a minute.
+        let is_due = |line: &String| self.cache.logged.is_due(line.as_bytes(), now_ms(), LOGGED_MS);
+        for line in self.cache.client.told().into_iter().filter(is_due) {
+            self.cache.report(ReportLevel::Warning, line);
+        }
+    }
+
+    /// Says once that no region is configured and which one is signed for.
+    fn tell_region(&self) {
+        let (rules, key) = (&self.order.rules, &self.order.key);
+        let signs = || rules.credentials.current(&self.cache.keyring).is_some();
+        let told = &self.cache.has_told_region;
+        if rules.region.is_none() && !told.load(Ordering::Relaxed) && signs() && !told.swap(true, Ordering::Relaxed) {
+            let (region, host) = (sigv4::region(rules, key), key.authority());
+            let line = format!("no S3Region is set: requests to {host} are signed (version 4) for {region}");
+            self.cache.report(ReportLevel::Notice, line);
+        }
+    }
+}
