@@ -45,6 +45,7 @@ bench: ## Measure against the replaced recipe and httpd's own files (QUICK=1: in
 	$(CARGO) build --release --lib --example make_store
 	tests/bench/run
 	tests/bench/run passing
+	tests/bench/run bad_days
 
 $(MODULE):
 	$(MAKE) all

@@ -83,7 +83,7 @@ pub fn named_urls(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Every directive of the module.
-pub static DIRECTIVES: [Directive; 31] = [
+pub static DIRECTIVES: [Directive; 32] = [
     Directive {
         name: c"UspStorageCache",
         usage: c"on|off (off): serve manifests and index MP4s from the store",
@@ -163,6 +163,11 @@ pub static DIRECTIVES: [Directive; 31] = [
         name: c"UspStorageCachePartSize",
         usage: c"bytes (4M): what one request of a fill asks for",
         set: Set::Section(|s, v| put(&mut s.part_len, part_len(v))),
+    },
+    Directive {
+        name: c"UspStorageCacheHedge",
+        usage: c"on|off (off): whether storage is asked a second time where its answer is late",
+        set: Set::Section(|s, v| put(&mut s.hedge, on_off(v))),
     },
     Directive {
         name: c"UspStorageCachePrefetch",
@@ -292,6 +297,7 @@ pub struct Section<'c> {
     fallback: Option<&'c str>,
     wait: Option<u32>,
     part_len: Option<u64>,
+    hedge: Option<bool>,
     prefetch: Option<bool>,
     preserve_host: Option<bool>,
     access_key: Option<&'c str>,
@@ -325,6 +331,7 @@ impl<'c> Section<'c> {
             fallback: inner.fallback.or(outer.fallback),
             wait: inner.wait.or(outer.wait),
             part_len: inner.part_len.or(outer.part_len),
+            hedge: inner.hedge.or(outer.hedge),
             prefetch: inner.prefetch.or(outer.prefetch),
             preserve_host: inner.preserve_host.or(outer.preserve_host),
             access_key: inner.access_key.or(outer.access_key),
@@ -432,6 +439,11 @@ impl<'c> Section<'c> {
     /// The bytes that one request of a fill asks for: whole blocks.
     pub fn part_len(&self) -> u64 {
         self.part_len.unwrap_or(4 << 20)
+    }
+
+    /// Whether storage is asked a second time where its answer is late.
+    pub fn hedges(&self) -> bool {
+        self.hedge.unwrap_or(false)
     }
 
     /// Whether the indexes that a manifest names are filled together with it.

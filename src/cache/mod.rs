@@ -38,6 +38,7 @@ use parking_lot::Mutex;
 
 use crate::config::{DEFAULT_MATCH, Match, Section};
 use crate::credentials::Keyring;
+use crate::fetch::hedge::Hedges;
 use crate::fetch::sigv4::Terms;
 use crate::fetch::{Client, Failure, Rules};
 use crate::semantics::freshness::{Lifetimes, Policy, Times};
@@ -154,6 +155,7 @@ pub struct Cache {
     connections: Connections,
     fill_threads: usize,
     client: Client,
+    hedges: Hedges,
     keyring: Arc<Keyring>,
     default_match: Match,
     /// What was ordered last of each storage, in each scope: how one goes on with what others have left.
@@ -181,6 +183,7 @@ impl Cache {
             background: Background::default(),
             fill_threads: fill_threads as usize,
             client: Client::new(keyring.clone()),
+            hedges: Hedges::default(),
             keyring,
             default_match: Match::new(DEFAULT_MATCH).expect("the default is a valid pattern"),
             ordered: Mutex::new(LruCache::new(ORDERED_MAX)),

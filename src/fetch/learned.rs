@@ -129,6 +129,7 @@ mod tests {
             credentials: Credentials::Keys(Keys::new("AKID", "s", None)),
             region: Some("us-east-1".into()),
             use_headers: true,
+            hedges: false,
         }
     }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod hedge;
 pub mod learned;
 pub mod named;
 mod names;
@@ -43,6 +44,8 @@ pub struct Rules {
     pub region: Option<String>,
     /// Whether the signature goes into the header rather than the query.
     pub use_headers: bool,
+    /// Whether a second request is sent where the answer to the first one is late.
+    pub hedges: bool,
 }
 
 /// What requests are signed with.
@@ -71,6 +74,7 @@ impl Rules {
             credentials: Credentials::of(section.credentials(host), section.region()),
             region: section.region().map(str::to_owned),
             use_headers: section.use_headers(),
+            hedges: section.hedges(),
         }
     }
 }

@@ -3,7 +3,8 @@
  *   slow_storage PORT DIR
  *
  * The path says how: /LATENCY/RATE/ANYTHING/NAME is DIR/NAME; its answer begins LATENCY ms after the request, and no connection
- * brings more than RATE MB (10^6 bytes) a second, 0 being no limit. So one file is as many cold objects as are wanted.
+ * brings more than RATE MB (10^6 bytes) a second, 0 being no limit. So one file is as many cold objects as are wanted. Where
+ * ANYTHING begins with fail-N- one request in N gets a 503, at random, and with stall-N- an answer that begins 10 s late.
  *
  * It writes "+ PATH" as a request comes and "- PATH BYTES" as its answer ends: the bytes of the body that have left. */
 #define _GNU_SOURCE
@@ -23,6 +24,7 @@
 
 #define HEAD_MAX 8192
 #define CHUNK 65536
+#define STALL 10 /* s */
 #define STACK (128 << 10)
 
 static const char *dir;
@@ -31,6 +33,7 @@ static const char *dir;
 typedef struct {
     char method[8], path[512], name[256];
     double latency_ms, mb_per_sec;
+    int fail_one_in, stall_one_in; /* 0: none */
     long long first, last; /* first < 0: the last bytes, last of them; both 0 and whole: all */
     int whole;
 } question;
@@ -65,13 +68,23 @@ static int read_head(int client, char *head)
     return 0;
 }
 
+/* Whether one in so many is it this time. */
+static int happens(int one_in)
+{
+    return one_in > 0 && random() % one_in == 0;
+}
+
 static int parse(const char *head, question *q)
 {
     const char *range = strcasestr(head, "\r\nRange: bytes=");
     if (sscanf(head, "%7s %511s", q->method, q->path) != 2)
         return 0;
-    if (sscanf(q->path, "/%lf/%lf/%*[^/]/%255[^/]", &q->latency_ms, &q->mb_per_sec, q->name) != 3)
+    char kind[64];
+    if (sscanf(q->path, "/%lf/%lf/%63[^/]/%255[^/]", &q->latency_ms, &q->mb_per_sec, kind, q->name) != 4)
         return 0;
+    q->fail_one_in = q->stall_one_in = 0;
+    if (sscanf(kind, "fail-%d-", &q->fail_one_in) != 1)
+        sscanf(kind, "stall-%d-", &q->stall_one_in);
     q->whole = range == NULL;
     q->first = 0;
     q->last = -1;
@@ -131,6 +144,7 @@ static long long answer(int client, int file, const struct stat *st, const quest
 /* Answers a request; 0 where the connection is of no more use. */
 static int serve_one(int client, const char *head)
 {
+    static const char slow_down[] = "HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n";
     static const char missing[] = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
     char path[1024];
     struct stat st;
@@ -141,9 +155,11 @@ static int serve_one(int client, const char *head)
     double begun = now();
     snprintf(path, sizeof path, "%s/%s", dir, q.name);
     int file = open(path, O_RDONLY | O_CLOEXEC);
-    sleep_until(begun + q.latency_ms / 1e3);
+    sleep_until(begun + q.latency_ms / 1e3 + (happens(q.stall_one_in) ? STALL : 0));
     long long sent = 0;
-    if (file < 0 || fstat(file, &st) != 0)
+    if (happens(q.fail_one_in))
+        sent = send(client, slow_down, sizeof slow_down - 1, MSG_NOSIGNAL) > 0 ? 0 : -1;
+    else if (file < 0 || fstat(file, &st) != 0)
         sent = send(client, missing, sizeof missing - 1, MSG_NOSIGNAL) > 0 ? 0 : -1;
     else
         sent = answer(client, file, &st, &q);

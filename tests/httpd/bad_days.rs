@@ -49,6 +49,54 @@ fn after_a_time_out_storage_is_asked_again_while_the_request_has_time() {
     assert_eq!(site.storage.counts(FILM), (2, 0));
 }
 
+/// Has storage answer often enough for it to be known how long it takes.
+fn learn(site: &Site) {
+    for number in 0..40 {
+        site.fill(&format!("/learned/{number}.mp4"), Object::new("film"));
+    }
+}
+
+#[test]
+fn what_is_late_is_asked_for_a_second_time_where_that_is_on() {
+    for (lines, asked) in [("UspStorageCacheHedge on", 2), ("", 1)] {
+        let limits = "UspStorageCacheTimeout 3\nUspStorageCacheWait 3\nUspStorageCachePartSize 512K\n";
+        let site = Site::with(&format!("{limits}{lines}"));
+        learn(&site);
+        for length in [5000, LARGE] {
+            let (path, body) = (format!("/{length}.mp4"), content(66, length));
+            site.storage.put(&path, Object::new(body.clone()));
+            site.storage.fail_some(&path, Whom::Fetches, ..=1, Fault::Hang);
+            let answer = site.get(&path);
+            // mod_proxy's answer is right as well.
+            assert!(answer.body == body, "{lines}: {length} bytes");
+            assert_eq!(answer.cache_status() == STORED, asked == 2, "{lines}: {}", answer.cache_status());
+            if length < LARGE {
+                assert_eq!(site.storage.fetches(&path).len(), asked, "{lines}");
+            }
+            assert_eq!(site.storage.proxied(&path).len(), 2 - asked, "{lines}");
+        }
+        assert_eq!(site.httpd.count_in_log("fills pause") > 0, asked == 1, "{lines}");
+    }
+}
+
+#[test]
+fn of_requests_that_all_are_late_few_are_sent_twice() {
+    let site = Site::with("UspStorageCacheHedge on\nUspStorageCacheTimeout 1\nUspStorageCacheWait 1");
+    learn(&site);
+    let paths: Vec<_> = (0..20).map(|number| format!("/{number}.mp4")).collect();
+    for path in &paths {
+        site.storage.put(path, Object::new("film"));
+        site.storage.fail(path, Whom::Fetches, Fault::Hang);
+    }
+    thread::scope(|scope| {
+        for path in &paths {
+            scope.spawn(|| assert_eq!(site.get(path).body, b"film"));
+        }
+    });
+    let asked: usize = paths.iter().map(|path| site.storage.fetches(path).len()).sum();
+    assert!((21..=25).contains(&asked), "{asked} requests");
+}
+
 #[test]
 fn a_storage_that_fails_one_request_in_ten_fails_no_client() {
     let site = Site::with("UspStorageCachePartSize 256K");

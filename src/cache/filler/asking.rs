@@ -2,13 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Filler;
 use crate::cache::breaker::Breaker;
 use crate::cache::wait::Urgency;
 use crate::cache::{Key, LOGGED_MS, ReportLevel, now_ms};
+use crate::fetch::hedge::first_of;
 use crate::fetch::retry::Pauses;
 use crate::fetch::{Answer, Failure, Question, Rules, sigv4};
 use crate::semantics::validation::Validators;
@@ -23,19 +25,59 @@ impl Filler {
     ) -> Result<(Answer, Connection), Failure> {
         // The entry that is asked about can be served instead.
         let can_wait = question.not == Validators::default();
-        self.patiently(can_wait, what_for, || {
+        let hedges = can_wait && self.urgency == Urgency::Demand && self.order.rules.hedges;
+        self.patiently(can_wait, what_for, |connection| {
             self.tell_region();
-            let (key, rules) = self.asked_of();
-            let answer = self.cache.client.get(key, rules, question, SystemTime::now());
+            let came = match hedges {
+                true => self.hedged(question, connection),
+                false => {
+                    let (key, rules) = self.asked_of();
+                    let answer = self.cache.client.get(key, rules, question, SystemTime::now());
+                    answer.map(|answer| (answer, connection))
+                }
+            };
             self.tell_learned();
-            answer
+            came
         })
+    }
+
+    /// Asks for a part of a version, and once more over another connection where the answer is late.
+    fn hedged(&self, question: &Question<'_>, connection: Connection) -> Result<(Answer, Connection), Failure> {
+        let (key, rules) = self.asked_of();
+        let hedges = &self.cache.hedges;
+        // What is sent outlives this call if the other one is answered first.
+        let sent = Arc::new((self.cache.clone(), key.clone(), rules.clone(), question.only.map(<[u8]>::to_vec)));
+        let part = question.part;
+        let ask = |connection: Connection| {
+            let sent = sent.clone();
+            move || {
+                let (cache, key, rules, only) = &*sent;
+                let question = Question { part, only: only.as_deref(), not: Validators::default() };
+                let answer = cache.client.get(key, rules, &question, SystemTime::now());
+                answer.map(|answer| (answer, connection))
+            }
+        };
+        let again = || {
+            // Nobody goes without a connection for it.
+            let connection = self.cache.connections.take(Use::Bulk, Duration::ZERO, || true).ok().flatten()?;
+            hedges.spend(key.authority()).then(|| ask(connection))
+        };
+        let late_after = hedges.late_after(key.authority()).unwrap_or(rules.timeout);
+        let is_final = |came: &Result<_, Failure>| came.as_ref().err().is_none_or(|failure| !failure.passes());
+        let begun = Instant::now();
+        let came = first_of(ask(connection), late_after, again, is_final);
+        let came = came.unwrap_or_else(|| Err(Failure::Broken("no thread, or a panic: see above".into())));
+        if came.is_ok() {
+            // Where the second one was first, the first one takes longer still.
+            hedges.took(key.authority(), begun.elapsed());
+        }
+        came
     }
 
     /// Asks storage for the object's fields and checksums.
     pub(in crate::cache) fn head(&self) -> Result<Answer, Failure> {
         let (key, rules) = self.asked_of();
-        let head = || self.cache.client.head(key, rules, SystemTime::now());
+        let head = |connection| Ok((self.cache.client.head(key, rules, SystemTime::now())?, connection));
         self.patiently(true, Use::Bulk, head).map(|(answer, _)| answer)
     }
 
@@ -45,7 +87,7 @@ impl Filler {
         &self,
         can_wait: bool,
         what_for: Use,
-        ask: impl Fn() -> Result<Answer, Failure>,
+        ask: impl Fn(Connection) -> Result<(Answer, Connection), Failure>,
     ) -> Result<(Answer, Connection), Failure> {
         let is_probe = self.with_breaker(|breaker| breaker.is_open());
         let patience = match can_wait && !is_probe {
@@ -55,15 +97,13 @@ impl Filler {
         };
         let mut pauses = Pauses::within(patience);
         loop {
-            let connection = self.connection(what_for)?;
-            let answer = ask();
-            let pause = answer.as_ref().err().and_then(|failure| pauses.next(failure));
+            // Others may have the connection during a pause.
+            let came = ask(self.connection(what_for)?);
+            let pause = came.as_ref().err().and_then(|failure| pauses.next(failure));
             let Some(pause) = pause.filter(|_| !self.cache.is_stopping()) else {
-                self.judge(answer.as_ref().err());
-                return Ok((answer?, connection));
+                self.judge(came.as_ref().err());
+                return came;
             };
-            // Others may have it meanwhile.
-            drop((answer, connection));
             std::thread::sleep(pause);
         }
     }

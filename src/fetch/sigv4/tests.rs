@@ -24,6 +24,7 @@ fn rules(region: Option<&str>, token: Option<&str>, use_headers: bool) -> Rules 
         credentials: Credentials::Keys(Keys::new(PUBLISHED_KEYS.0, PUBLISHED_KEYS.1, token)),
         region: region.map(str::to_owned),
         use_headers,
+        hedges: false,
     }
 }
 
