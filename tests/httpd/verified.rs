@@ -22,7 +22,15 @@ fn rules(s3: &S3, use_headers: bool) -> Rules {
     let (access_key, secret_key) = s3.keys();
     let credentials = Credentials::Keys(Keys::new(access_key, secret_key, None));
     let patience = Duration::from_secs(10);
-    Rules { connect_timeout: patience, timeout: patience, roots: None, credentials, region: None, use_headers }
+    Rules {
+        connect_timeout: patience,
+        timeout: patience,
+        roots: None,
+        credentials,
+        region: None,
+        use_headers,
+        hedges: false,
+    }
 }
 
 /// A client that has to ask nobody for keys.
