@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::recognise::{NotOurs, Recognised, recognise};
 use super::{CHILD, Child, invalidate, pass, tally};
+use crate::cache::key::{NoKey, Upstream};
 use crate::cache::wait::Piece;
 use crate::cache::{self, Ask, Cache, Found, Outcome, Reason, ReportLevel, Stream, Want};
 use crate::config::Section;
@@ -31,8 +32,15 @@ pub struct Handler;
 impl ContentHandler for Handler {
     fn run(request: &Request<'_>) -> Answer {
         let Some(child) = CHILD.get().filter(|_| request.proxied() != Proxied::No) else { return Answer::Declined };
-        let section = &pass::trusted(request, request.section::<Config>(), child);
-        let answer = look(request, section, child);
+        let upstream = Upstream::parse(request.filename());
+        let unsigned;
+        let mut section = request.section::<Config>();
+        if upstream.as_ref().is_ok_and(|upstream| !pass::is_trusted(upstream, section, child)) {
+            trace(request, |line| write!(line, "not signed for: the configuration does not name this storage"));
+            unsigned = section.unsigned();
+            section = &unsigned;
+        }
+        let answer = look(request, upstream.as_ref(), section, child);
         if answer == Answer::Declined {
             pass::ready(request, section, child);
         }
@@ -41,12 +49,17 @@ impl ContentHandler for Handler {
 }
 
 /// Answers a request that is ours.
-fn look(request: &Request<'_>, section: &Section<'_>, child: &Child) -> Answer {
+fn look(
+    request: &Request<'_>,
+    upstream: Result<&Upstream<'_>, &NoKey>,
+    section: &Section<'_>,
+    child: &Child,
+) -> Answer {
     if !section.enabled() {
         trace(request, |line| write!(line, "not ours: {}", NotOurs::Disabled));
         return Answer::Declined;
     }
-    match recognise(request, section, child) {
+    match recognise(request, upstream, section, child) {
         Ok(ours) => {
             trace(request, |line| write!(line, "recognised {}", ours.key.url()));
             answer(request, section, child, &ours)

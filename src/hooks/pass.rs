@@ -29,15 +29,9 @@ use crate::module::{Config, usp_storage_cache_module};
 /// The note of a request that is signed.
 const NOTE: &std::ffi::CStr = c"usp-storage-cache-signed";
 
-/// What `section` says for a request: nothing to sign with where the configuration does not name the storage.
-pub fn trusted<'c>(request: &Request<'_>, section: &Section<'c>, child: &Child) -> Section<'c> {
-    let upstream = Upstream::parse(request.filename());
-    let signs = |upstream: &Upstream<'_>| section.credentials(upstream.host()) != config::Credentials::None;
-    if !upstream.is_ok_and(|upstream| signs(&upstream) && !child.named.has(&upstream)) {
-        return *section;
-    }
-    trace(request, |line| write!(line, "not signed for: the configuration does not name this storage"));
-    section.unsigned()
+/// Whether requests to `upstream` may carry what `section` has to sign with: the configuration names that storage.
+pub fn is_trusted(upstream: &Upstream<'_>, section: &Section<'_>, child: &Child) -> bool {
+    section.credentials(upstream.host()) == config::Credentials::None || child.named.has(upstream)
 }
 
 /// Readies a request that is left to mod_proxy.

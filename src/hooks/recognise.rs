@@ -57,8 +57,13 @@ impl fmt::Display for NotOurs {
     }
 }
 
-/// Tells whether `request` is ours, and what it asks for.
-pub fn recognise(request: &Request<'_>, section: &Section<'_>, child: &Child) -> Result<Recognised, NotOurs> {
+/// Tells whether `request`, which asks `upstream`, is ours, and what it asks for.
+pub fn recognise(
+    request: &Request<'_>,
+    upstream: Result<&Upstream<'_>, &NoKey>,
+    section: &Section<'_>,
+    child: &Child,
+) -> Result<Recognised, NotOurs> {
     let is_head = request.is_head();
     if !is_head && request.method() != c"GET" {
         return Err(NotOurs::Method);
@@ -69,7 +74,7 @@ pub fn recognise(request: &Request<'_>, section: &Section<'_>, child: &Child) ->
         Proxied::Forward if is_sub => {}
         Proxied::Forward | Proxied::No => return Err(NotOurs::NotProxied),
     }
-    let upstream = Upstream::parse(request.filename()).map_err(NotOurs::Url)?;
+    let upstream = upstream.map_err(|no_key| NotOurs::Url(*no_key))?;
     let path = upstream.decoded_path().map_err(NotOurs::Url)?;
     if !section.matching().unwrap_or(&child.default_match).is_match(&path) {
         return Err(NotOurs::NotMatched);
@@ -80,7 +85,7 @@ pub fn recognise(request: &Request<'_>, section: &Section<'_>, child: &Child) ->
         other => NotOurs::Url(other),
     })?;
     let ours = Recognised { key, asked: asked(request, section, is_sub, is_head), is_sub, is_head };
-    match passed(request, &upstream, section, child, &ours) {
+    match passed(request, upstream, section, child, &ours) {
         Some(reason) => Err(NotOurs::Passed(reason)),
         None => Ok(ours),
     }
