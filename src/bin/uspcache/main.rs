@@ -6,8 +6,19 @@
 
 #![forbid(unsafe_code)]
 
+mod amounts;
 mod failure;
+mod ls;
 mod output;
+mod progress;
+mod purge;
+mod row;
+mod show;
+mod stats;
+mod store;
+mod url;
+mod verify;
+mod warm;
 
 use clap::{Parser, Subcommand};
 
@@ -31,7 +42,14 @@ struct Cli {
 const CODES: &str = "Exit codes: 0 done; 1 something is not there or wrong; 2 usage; 3 it could not be done";
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Ls(ls::Args),
+    Show(show::Args),
+    Verify(verify::Args),
+    Purge(purge::Args),
+    Stats(stats::Args),
+    Warm(warm::Args),
+}
 
 fn main() -> Code {
     let cli = match Cli::try_parse() {
@@ -39,13 +57,20 @@ fn main() -> Code {
         Err(e) => return failure::usage(&e),
     };
     let mut out = Out::new(cli.json, cli.quiet);
-    let done = run(cli.command, &mut out);
-    match done.and_then(|code| out.flush().map(|()| code)) {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
+    let done = run(&cli.command, &mut out);
+    match (done, out.flush()) {
+        (Ok(code), Ok(()) | Err(Failure::ReaderGone)) => code,
+        (Err(failure), _) | (_, Err(failure)) => failure.report(),
     }
 }
 
-fn run(command: Command, _out: &mut Out) -> Result<Code, Failure> {
-    match command {}
+fn run(command: &Command, out: &mut Out) -> Result<Code, Failure> {
+    match command {
+        Command::Ls(args) => ls::run(args, out),
+        Command::Show(args) => show::run(args, out),
+        Command::Verify(args) => verify::run(args, out),
+        Command::Purge(args) => purge::run(args, out),
+        Command::Stats(args) => stats::run(args, out),
+        Command::Warm(args) => warm::run(args, out),
+    }
 }
