@@ -126,10 +126,10 @@ impl Control {
     /// A copy of the block below `v1` as it stands, for who only looks: what is written to it, nobody sees. `None` where there
     /// is none, or a damaged one.
     pub(super) fn copy(v1: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME | OFlags::NONBLOCK;
         let file = match rustix::fs::openat(v1, CONTROL, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
-            Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(None),
+            Err(Errno::NOENT | Errno::PERM | Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         let Some((identity, incarnation)) = check(&file)? else { return Ok(None) };

@@ -15,7 +15,7 @@ use super::url;
 #[derive(clap::Args)]
 #[command(group = ArgGroup::new("which").required(true))]
 pub struct Args {
-    /// The objects' URLs in storage, as in the log: filled http://…
+    /// The objects' URLs in storage, as in the log's line: filled http://host/film.ism
     #[arg(group = "which", value_name = "URL")]
     urls: Vec<OsString>,
     /// All URLs that begin so

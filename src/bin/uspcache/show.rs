@@ -19,7 +19,7 @@ use super::{stats, url};
 /// Show what is stored of a URL under every scope: head, fields, validators, blocks, times; and fills under way
 #[derive(clap::Args)]
 pub struct Args {
-    /// The object's URL in storage, as in the log: filled http://…
+    /// The object's URL in storage, as in the log's line: filled http://host/film.ism
     url: OsString,
     #[command(flatten)]
     root: Root,

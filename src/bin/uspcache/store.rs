@@ -69,8 +69,15 @@ fn refused(unfit: &Unfit) -> Failure {
             };
             Failure::new(path.display(), e, remedy)
         }
+        Unfit::Access(path) if is_others(path) => {
+            Failure::new(path.display(), "it is another user's", "run it as root or as httpd's user")
+        }
         other => Failure::plain("no store", other),
     }
+}
+
+fn is_others(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|had| had.uid() != rustix::process::geteuid().as_raw())
 }
 
 /// A file that was looked at.
