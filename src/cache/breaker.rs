@@ -207,6 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_that_fails_is_listed_until_it_answers() {
+        let (_dir, controls) = controls(1);
+        let control = &controls[0];
+        let breaker = control.breaker(ENDPOINT);
+        assert_eq!(control.failing(NOW).count(), 0);
+        breaker.failed(true, NOW);
+        let failing = |open_until_ms| vec![Failing { endpoint: hash(ENDPOINT), open_until_ms, failed_at_ms: NOW }];
+        assert_eq!(control.failing(NOW).collect::<Vec<_>>(), failing(Some(NOW + OPEN_MS)));
+        assert_eq!(control.failing(NOW + OPEN_MS).collect::<Vec<_>>(), failing(None));
+        breaker.succeeded();
+        assert_eq!(control.failing(NOW).count(), 0);
+    }
+
+    #[test]
     fn a_hang_or_three_failures_in_ten_seconds_open_it() {
         type Row = (&'static str, &'static [(bool, u64)], bool);
         let rows: [Row; 7] = [

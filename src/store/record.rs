@@ -236,3 +236,77 @@ fn read_head(file: &File, file_len: u64) -> io::Result<Option<(Head, Vec<u8>)>> 
     file.read_exact_at(&mut bytes, 0)?;
     Ok(Head::decode(&bytes, file_len).map(|head| (head, bytes)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::fill::Landing;
+    use crate::store::fixture::{SCOPE, Site, name, publish, url};
+    use crate::store::format::Meta;
+    use crate::store::{Fill, Visit};
+
+    const LEN: usize = 2 * BLOCK_LEN as usize + 100;
+
+    fn look(site: &Site, place: Place) -> Looked {
+        let visit = Visit::open(site.dir.path()).expect("a store");
+        visit.look(place, &name(1)).expect("an answer")
+    }
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written() {
+        let site = Site::new();
+        publish(&site.store, &url(1), SCOPE, LEN).expect("there is room");
+        let Looked::Record(record) = look(&site, Place::Entries) else { panic!("it is there") };
+        assert_eq!((record.url(), record.scope()), (url(1).as_str(), SCOPE));
+        let mut read = Vec::new();
+        record.check(|len| read.push(len)).expect("it is whole");
+        assert_eq!((read, record.landed().ok()), (vec![BLOCK_LEN, BLOCK_LEN, 100], Some(3)));
+        assert!(matches!(look(&site, Place::Fills), Looked::Absent));
+    }
+
+    #[test]
+    fn each_bit_of_head_table_and_body_counts() {
+        let site = Site::new();
+        publish(&site.store, &url(1), SCOPE, LEN).expect("there is room");
+        let path = site.path("entries").join(name(1).path());
+        let file = fs::read(&path).expect("it is there");
+        let Looked::Record(record) = look(&site, Place::Entries) else { panic!("it is there") };
+        let layout = *record.layout();
+        let rows = [
+            (0, "the head or the length is wrong"),
+            (layout.head_len - 1, "the head or the length is wrong"),
+            (layout.table_at + 4, "the checksum of block 1 is wrong"),
+            (layout.body_at, "the checksum of block 0 is wrong"),
+            (layout.file_len() - 1, "the checksum of block 2 is wrong"),
+        ];
+        for (at, want) in rows {
+            let mut spoilt = file.clone();
+            spoilt[at as usize] ^= 4;
+            fs::write(&path, &spoilt).expect("written");
+            let flaw = match look(&site, Place::Entries) {
+                Looked::Record(record) => record.check(|_| {}).expect_err("it is spoilt"),
+                Looked::Unusable(_, flaw) => flaw,
+                Looked::Absent => panic!("it is there"),
+            };
+            assert_eq!(flaw.to_string(), want, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_fill_tells_how_far_it_is() {
+        let site = Site::new();
+        let lock = Arc::new(site.store.lock(&name(1)).expect("an answer").expect("nobody has it"));
+        let meta = Meta { url: url(1), scope: SCOPE.into(), body_len: LEN as u64, ..Meta::default() };
+        let fill = Fill::begin(&lock, &meta).expect("there is room");
+        for (bytes, landed) in [(0, 0), (BLOCK_LEN + 1, 1), (LEN as u64, 3)] {
+            Landing::new(&fill, 0).write(&vec![1; bytes as usize]).expect("written");
+            let Looked::Record(record) = look(&site, Place::Fills) else { panic!("it is there") };
+            assert_eq!(record.landed().ok(), Some(landed), "after {bytes}");
+        }
+        let visit = Visit::open(site.dir.path()).expect("a store");
+        assert!(visit.is_locked(&name(1)).expect("an answer"));
+    }
+}

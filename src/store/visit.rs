@@ -127,3 +127,70 @@ impl Visit {
         self.0.v1.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{Site, name, open, publish_small};
+    use crate::store::{Leader, Purge, Store, now_ms};
+
+    fn visit(site: &Site) -> Visit {
+        Visit::open(site.dir.path()).expect("a store")
+    }
+
+    #[test]
+    fn a_copy_of_the_control_block_is_nobody_elses() {
+        let site = Site::new();
+        let copy = visit(&site).control().expect("an answer").expect("there is one");
+        let (real, slot) = (site.store.control(), copy.slot(&name(1)));
+        copy.bump(slot);
+        assert_eq!((copy.epoch(slot), real.epoch(slot)), (1, 0));
+        real.bump_purges(slot);
+        assert_eq!((copy.purges(slot), copy.incarnation()), (0, real.incarnation()));
+        std::fs::write(site.path("control"), "short").expect("written");
+        assert!(visit(&site).control().expect("an answer").is_none());
+    }
+
+    #[test]
+    fn who_leads_and_the_connections_in_use_are_seen() {
+        let site = Site::new();
+        let mut leader = Leader::new();
+        assert!(!visit(&site).has_leader().expect("an answer"));
+        leader.tick(&site.store, now_ms()).expect("it leads");
+        let held = [0, 7, 4095].map(|n| site.store.lock_byte(lock::CONNECTIONS + n).expect("an answer"));
+        assert!(visit(&site).has_leader().expect("an answer"));
+        assert_eq!(visit(&site).connections().ok(), Some(3));
+        drop(held);
+        assert_eq!(visit(&site).connections().ok(), Some(0));
+    }
+
+    #[test]
+    fn who_only_removes_leaves_the_limits_alone() {
+        let site = Site::new();
+        let young = open(site.dir.path(), 1 << 30, 9);
+        publish_small(&young, 1, 1);
+        let limits = || Visit::space(&visit(&site).control().expect("an answer").expect("there is one")).limits;
+        let before = limits();
+        assert_eq!(before.map(|limits| limits.generation), Some(9));
+        let other = Store::open_existing(site.dir.path()).expect("a store");
+        assert_eq!((other.purge(Purge::All).ok(), limits()), (Some(1), before));
+        // Where nobody has said, nobody is made to have.
+        std::fs::remove_file(site.path("control")).expect("it is there");
+        drop(Store::open_existing(site.dir.path()).expect("a store"));
+        assert_eq!(limits(), None);
+    }
+
+    #[test]
+    fn nothing_is_made_where_something_is_missing() {
+        for missing in ["locks", "fills", "entries", ""] {
+            let site = Site::new();
+            let path = site.path(missing);
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.expect("it is there");
+            let is_io = |unfit: Unfit| matches!(unfit, Unfit::Io(_, e) if e.kind() == io::ErrorKind::NotFound);
+            assert!(Visit::open(site.dir.path()).err().is_some_and(is_io), "{missing}");
+            assert!(Store::open_existing(site.dir.path()).err().is_some_and(is_io), "{missing}");
+            assert!(!path.exists(), "{missing}");
+        }
+    }
+}

@@ -232,3 +232,43 @@ impl Sum {
         format!("{objects} objects, {}: {hits} hits, {misses} misses, {failed} failed", bytes(*len))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_hit_a_miss_or_none_of_the_cache() {
+        let rows: [(u16, &[&str], Option<Outcome>); 9] = [
+            (200, &["usp-storage-cache; hit; ttl=7200"], Some(Outcome::Hit)),
+            (200, &["usp-storage-cache; hit; ttl=-5; detail=stale-if-error"], Some(Outcome::Hit)),
+            (200, &["usp-storage-cache; fwd=uri-miss; fwd-status=200; stored"], Some(Outcome::Miss)),
+            (200, &["usp-storage-cache; fwd=stale; fwd-status=304"], Some(Outcome::Miss)),
+            (200, &["other; hit, usp-storage-cache; fwd=uri-miss"], Some(Outcome::Miss)),
+            (200, &["other; fwd=miss", "usp-storage-cache; hit"], Some(Outcome::Hit)),
+            (200, &["other; hit"], None),
+            (200, &[], None),
+            (404, &["usp-storage-cache; hit; detail=absent"], None),
+        ];
+        for (status, values, want) in rows {
+            let mut fields = http::HeaderMap::new();
+            for value in values {
+                fields.append("Cache-Status", value.parse().expect("a value"));
+            }
+            assert_eq!(outcome(status, &fields).ok(), want, "{status} {values:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_manifest_names_is_asked_for_where_it_was() {
+        let key = url::whole("http://localhost/storage/film.ism?x=1".as_ref()).expect("a URL");
+        let manifest =
+            b"<smil><body><video src=\"a.mp4\"/><audio src=\"../b.mp4\"/><video src=\"c.ism\"/></body></smil>";
+        let (named, why) = sources(&key, manifest);
+        let urls: Vec<_> = named.iter().map(Key::url).collect();
+        assert_eq!((urls, why), (vec!["http://localhost/storage/a.mp4"], None));
+        assert!(sources(&key, b"<html/>").1.is_some());
+        let index = url::whole("http://localhost/a.mp4".as_ref()).expect("a URL");
+        assert_eq!(sources(&index, b"anything"), (vec![], None));
+    }
+}
