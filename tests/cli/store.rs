@@ -110,6 +110,7 @@ fn verify_finds_and_removes_what_is_not_as_it_was_written() {
     let found = shop.run(["verify"]);
     assert_eq!(found.code, Some(1), "{found:?}");
     assert!(found.out.contains("http://h/1.ism: the checksum of block 1 is wrong\n"), "{found:?}");
+    assert_eq!(found.err, "", "no progress in a pipe");
     assert!(path.exists());
     let removed = shop.json(&["verify", "--remove"]);
     assert_eq!(removed[0]["removed"], true);

@@ -200,6 +200,8 @@ fn warm_fills_a_manifest_and_all_that_it_names() {
     assert_eq!(site.httpd.entries().len(), named.len());
     let again = warm(&site, "/store/media/film.ism", &[]);
     assert!(again.code == Some(0) && again.out.contains("4 hits, 0 misses, 0 failed"), "{again:?}");
+    // No progress in a pipe.
+    assert_eq!(again.err, "");
     for (name, _) in &named {
         assert_eq!(site.storage.counts(&format!("/media/{name}")), (1, 0), "{name}");
     }

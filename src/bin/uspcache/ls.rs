@@ -27,7 +27,8 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let prefix = args.prefix.as_deref().map(url::prefix).transpose()?;
     let visit = args.root.visit()?;
     let (mut rows, mut others) = (Vec::new(), 0);
-    for place in [Place::Entries, Place::Fills] {
+    // A fill that is published meanwhile is met twice rather than never.
+    for place in [Place::Fills, Place::Entries] {
         let meet = |met: Met, seen: &Seen| {
             let Met::Record(record) = met else {
                 others += 1;

@@ -59,10 +59,11 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let visit = args.root.visit()?;
     let control = visit.control().map_err(|e| Failure::plain("control", e))?;
     let mut found = Found { urls: &urls, visit: &visit, control: control.as_ref(), versions: Vec::new(), flawed: 0 };
+    // A fill that is published meanwhile is met twice rather than never.
+    each_fill(&visit, |met, seen| found.meet(met, seen, Place::Fills))?;
     for url in &urls {
         each_in_shard(&visit, Name::shard_number(url), |met, seen| found.meet(met, seen, Place::Entries))?;
     }
-    each_fill(&visit, |met, seen| found.meet(met, seen, Place::Fills))?;
     let is_there = !found.versions.is_empty() && found.flawed == 0;
     for version in &found.versions {
         out.either(version, version.text())?;

@@ -81,7 +81,11 @@ impl Stats {
     /// Counts files by their names.
     fn count(&mut self, visit: &Visit) -> Result<(), Failure> {
         for shard in 0..=u8::MAX {
-            for seen in visit.shard(shard).unwrap_or_default() {
+            let Ok(files) = visit.shard(shard) else {
+                self.foreign += 1;
+                continue;
+            };
+            for seen in files {
                 let is_entry = seen.name.is_some();
                 self.entries += u64::from(is_entry);
                 self.foreign += u64::from(!is_entry);

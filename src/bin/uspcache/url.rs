@@ -42,7 +42,7 @@ fn filename(typed: &OsStr) -> Vec<u8> {
 
 fn refused(typed: &OsStr, no_key: NoKey) -> Failure {
     let why: &dyn Display = match no_key {
-        NoKey::NotHttp => &"no http or https URL with a host; give it as the log does, filled http://host/film.ism",
+        NoKey::NotHttp => &"it is no http or https URL with a host; write it as in http://host/film.ism",
         NoKey::DotSegment => &"the path has dot segments, and no such object is ever stored; resolve them",
         NoKey::Malformed => &"it holds a lone %, a # or a control character; escape them",
         NoKey::SubResource => &"its query asks for something other than the object; leave the query out",
