@@ -3,12 +3,11 @@
 use std::ffi::OsString;
 
 use mod_usp_storage_cache::store::version::Place;
-use mod_usp_storage_cache::store::visit::Seen;
 
 use super::failure::{Code, Failure};
 use super::output::{Out, printable};
 use super::row::Row;
-use super::store::{Met, Root, each_entry, each_fill, remark_on_others};
+use super::store::{Met, Root, each, remark_on_others};
 use super::url;
 
 /// List the URLs that the store holds or that are being fetched
@@ -29,7 +28,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let (mut rows, mut others) = (Vec::new(), 0);
     // A fill that is published meanwhile is met twice rather than never.
     for place in [Place::Fills, Place::Entries] {
-        let meet = |met: Met, seen: &Seen| {
+        each(&visit, place, |met, seen| {
             let Met::Record(record) = met else {
                 others += 1;
                 return Ok(());
@@ -38,11 +37,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
                 rows.push(Row::of(&visit, place, &record, &seen.path)?);
             }
             Ok(())
-        };
-        match place {
-            Place::Entries => each_entry(&visit, meet)?,
-            Place::Fills => each_fill(&visit, meet)?,
-        }
+        })?;
     }
     rows.sort_unstable_by(|a, b| (&a.url, &a.scope, a.state).cmp(&(&b.url, &b.scope, b.state)));
     if !args.long && !out.is_json() {

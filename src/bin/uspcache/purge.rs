@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 
 use clap::ArgGroup;
+use mod_usp_storage_cache::store::version::Place;
 use mod_usp_storage_cache::store::{Purge, Visit};
 use serde::Serialize;
 
 use super::failure::{Code, Failure};
 use super::output::Out;
-use super::store::{Met, Root, each_fill};
+use super::store::{Met, Root, each};
 use super::url;
 
 /// Remove entries, under every scope, for all of httpd's children at once
@@ -88,7 +89,7 @@ impl Meant {
     /// How many fills are under way that are meant.
     fn fills(&self, visit: &Visit) -> Result<u64, Failure> {
         let mut count = 0;
-        each_fill(visit, |met, seen| {
+        each(visit, Place::Fills, |met, seen| {
             if let Met::Record(record) = met
                 && self.holds(record.url())
                 && visit.is_locked(record.name()).map_err(|e| Failure::plain(&seen.path, e))?

@@ -13,7 +13,7 @@ use super::amounts::{bytes, span, time};
 use super::failure::{Code, Failure};
 use super::output::{Out, printable};
 use super::row::Row;
-use super::store::{Met, Root, each_fill, each_in_shard};
+use super::store::{Met, Root, each, each_in_shard};
 use super::{stats, url};
 
 /// Show what is stored of a URL under every scope: head, fields, validators, blocks, times; and fills under way
@@ -60,7 +60,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let control = visit.control().map_err(|e| Failure::plain("control", e))?;
     let mut found = Found { urls: &urls, visit: &visit, control: control.as_ref(), versions: Vec::new(), flawed: 0 };
     // A fill that is published meanwhile is met twice rather than never.
-    each_fill(&visit, |met, seen| found.meet(met, seen, Place::Fills))?;
+    each(&visit, Place::Fills, |met, seen| found.meet(met, seen, Place::Fills))?;
     for url in &urls {
         each_in_shard(&visit, Name::shard_number(url), |met, seen| found.meet(met, seen, Place::Entries))?;
     }

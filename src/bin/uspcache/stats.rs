@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use mod_usp_storage_cache::cache::breaker::{Failing, hash};
 use mod_usp_storage_cache::cache::key::Upstream;
 use mod_usp_storage_cache::cache::notes::Note;
+use mod_usp_storage_cache::store::version::Place;
 use mod_usp_storage_cache::store::{Control, Visit, now_ms};
 use serde::Serialize;
 
 use super::amounts::{bytes, span};
 use super::failure::{Code, Failure};
 use super::output::{Out, printable};
-use super::store::{Met, Root, each_entry, each_fill};
+use super::store::{Met, Root, each};
 
 /// Show what the store takes and what httpd's children share: limits, fills, breakers, leader, remembered absences
 #[derive(clap::Args)]
@@ -172,7 +173,7 @@ fn endpoints(visit: &Visit) -> Result<BTreeMap<u64, String>, Failure> {
         }
         Ok(())
     };
-    each_entry(visit, |met, _| note(met))?;
-    each_fill(visit, |met, _| note(met))?;
+    each(visit, Place::Entries, |met, _| note(met))?;
+    each(visit, Place::Fills, |met, _| note(met))?;
     Ok(names)
 }

@@ -90,9 +90,19 @@ pub enum Met {
     Foreign,
 }
 
-/// Looks at each entry, shard by shard; what has gone meanwhile is not met.
-pub fn each_entry(visit: &Visit, mut meet: impl FnMut(Met, &Seen) -> Result<(), Failure>) -> Result<(), Failure> {
-    (0..=u8::MAX).try_for_each(|shard| each_in_shard(visit, shard, &mut meet))
+/// Looks at each entry, or at each fill that is under way or was left behind; what has gone meanwhile is not met.
+pub fn each(
+    visit: &Visit,
+    place: Place,
+    mut meet: impl FnMut(Met, &Seen) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    match place {
+        Place::Entries => (0..=u8::MAX).try_for_each(|shard| each_in_shard(visit, shard, &mut meet)),
+        Place::Fills => {
+            let fills = visit.fills().map_err(|e| Failure::plain("fills", e))?;
+            fills.iter().try_for_each(|seen| meet_one(visit, place, seen, &mut meet))
+        }
+    }
 }
 
 /// Looks at each entry of a shard.
@@ -109,12 +119,6 @@ pub fn each_in_shard(
             meet(Met::Foreign, &Seen { path, name: None, disk_len: 0 })
         }
     }
-}
-
-/// Looks at each fill that is under way or was left behind.
-pub fn each_fill(visit: &Visit, mut meet: impl FnMut(Met, &Seen) -> Result<(), Failure>) -> Result<(), Failure> {
-    let fills = visit.fills().map_err(|e| Failure::plain("fills", e))?;
-    fills.iter().try_for_each(|seen| meet_one(visit, Place::Fills, seen, &mut meet))
 }
 
 fn meet_one(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use indicatif::ProgressBar;
 use mod_usp_storage_cache::store::record::Flaw;
+use mod_usp_storage_cache::store::version::Place;
 use mod_usp_storage_cache::store::visit::Seen;
 use mod_usp_storage_cache::store::{Identity, Name, Store, Visit};
 use serde::Serialize;
@@ -13,7 +14,7 @@ use super::amounts::bytes;
 use super::failure::{Code, Failure};
 use super::output::{Out, printable};
 use super::progress;
-use super::store::{Met, Root, each_entry};
+use super::store::{Met, Root, each};
 use super::url;
 
 /// Read every entry and check its head and each block
@@ -54,23 +55,13 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     if !bar.is_hidden() {
         bar.set_length(disk_len(&visit));
     }
-    let mut check = Check { store, bar, out, sum: Sum::default() };
-    each_entry(&visit, |met, seen| match met {
-        Met::Record(record) if prefix.as_ref().is_some_and(|prefix| !record.url().starts_with(prefix)) => Ok(()),
-        Met::Record(record) => {
-            let (bar, read) = (&check.bar, &mut check.sum.bytes);
-            let checked = record.check(|len| {
-                *read += len;
-                bar.inc(len);
-            });
-            check.sum.checked += 1;
-            match checked {
-                Ok(()) => Ok(()),
-                Err(flaw) => check.damaged(record.name(), record.identity(), Some(record.url()), &flaw, seen),
-            }
-        }
-        Met::Unusable(name, identity, flaw) => check.damaged(&name, identity, None, &flaw, seen),
-        Met::Foreign => check.foreign(seen),
+    let mut check = Check { store, prefix, bar, passed: 0, out, sum: Sum::default() };
+    each(&visit, Place::Entries, |met, seen| {
+        check.meet(met, seen)?;
+        // Of what was read not all was of blocks.
+        check.passed += seen.disk_len;
+        check.bar.set_position(check.passed);
+        Ok(())
     })?;
     check.end()
 }
@@ -78,12 +69,32 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
 struct Check<'o> {
     /// There where the damaged are to be removed.
     store: Option<Arc<Store>>,
+    prefix: Option<String>,
     bar: ProgressBar,
+    /// Bytes on disk of the files so far.
+    passed: u64,
     out: &'o mut Out,
     sum: Sum,
 }
 
 impl Check<'_> {
+    fn meet(&mut self, met: Met, seen: &Seen) -> Result<(), Failure> {
+        match met {
+            Met::Record(record) if self.prefix.as_ref().is_none_or(|prefix| record.url().starts_with(prefix)) => {
+                self.sum.checked += 1;
+                let checked = record.check(|len| {
+                    self.sum.bytes += len;
+                    self.bar.inc(len);
+                });
+                let Err(flaw) = checked else { return Ok(()) };
+                self.damaged(record.name(), record.identity(), Some(record.url()), &flaw, seen)
+            }
+            Met::Record(_) => Ok(()),
+            Met::Unusable(name, identity, flaw) => self.damaged(&name, identity, None, &flaw, seen),
+            Met::Foreign => self.foreign(seen),
+        }
+    }
+
     fn damaged(
         &mut self,
         name: &Name,
