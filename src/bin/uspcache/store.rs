@@ -18,7 +18,7 @@ use super::output::Out;
 /// Where the store is.
 #[derive(Args)]
 pub struct Root {
-    /// The store's directory, UspStorageCacheRoot [default: usp-storage-cache in httpd's cache directory]
+    /// The store's directory, UspStorageCacheRoot; if not given, usp-storage-cache in httpd's cache directory
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
 }
