@@ -1,0 +1,51 @@
+//! `uspcache`: looks into the store of mod_usp_storage_cache, purges it and has it filled.
+//!
+//! Arguments as typed (each subcommand's `Args`) become what is meant, then work is done, and all of it ends in one
+//! [`Code`]. A subcommand has a file of its own with `Args` and `run`; [`output`] is the only way to standard output, and
+//! [`failure`] says what goes to standard error. docs/uspcache.md describes it for users.
+
+#![forbid(unsafe_code)]
+
+mod failure;
+mod output;
+
+use clap::{Parser, Subcommand};
+
+use failure::{Code, Failure};
+use output::Out;
+
+/// Looks into the store of mod_usp_storage_cache, purges it and has it filled
+#[derive(Parser)]
+#[command(name = "uspcache", version, max_term_width = 100, after_help = CODES)]
+struct Cli {
+    /// Write JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Write neither progress nor remarks
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const CODES: &str = "Exit codes: 0 done; 1 something is not there or wrong; 2 usage; 3 it could not be done";
+
+#[derive(Subcommand)]
+enum Command {}
+
+fn main() -> Code {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return failure::usage(&e),
+    };
+    let mut out = Out::new(cli.json, cli.quiet);
+    let done = run(cli.command, &mut out);
+    match done.and_then(|code| out.flush().map(|()| code)) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command, _out: &mut Out) -> Result<Code, Failure> {
+    match command {}
+}
