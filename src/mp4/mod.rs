@@ -1,7 +1,9 @@
 //! Index MP4s: the sample tables of fragmented MP4s as a flat `moov` that refers to them (docs/index-mp4.md).
 //!
-//! [`boxes`] reads boxes out of bytes, and [`media`] gets the bytes. [`moov`] finds the tracks of an init or an
-//! index.
+//! [`media`] is where bytes come from, [`scan`] finds the boxes worth reading, and [`boxes`] opens them. [`moov`] has the
+//! tracks of an init, [`fragments`] fills their [`table`]s, and [`source`] is what comes of a file. [`index`] writes an
+//! index of one or several, which refers to them by [`location`]; [`read`] reads it, or any flat MP4, again, and
+//! [`verify`] holds it against its media.
 //!
 //! # Invariants
 //!
@@ -11,8 +13,17 @@
 #![forbid(unsafe_code)]
 
 pub mod boxes;
+pub mod fragments;
+pub mod index;
+pub mod location;
 pub mod media;
 pub mod moov;
+pub mod read;
+pub mod scan;
+pub mod source;
+pub mod table;
+pub mod verify;
+mod write;
 
 use std::{error, fmt, io};
 

@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod failure;
+mod index;
 mod output;
+mod verify_index;
 
 use clap::{Parser, Subcommand};
 
@@ -31,7 +33,10 @@ struct Cli {
 const CODES: &str = "Exit codes: 0 done; 1 something is not there or wrong; 2 usage; 3 it could not be done";
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Index(index::Args),
+    VerifyIndex(verify_index::Args),
+}
 
 fn main() -> Code {
     let cli = match Cli::try_parse() {
@@ -46,6 +51,9 @@ fn main() -> Code {
     }
 }
 
-fn run(command: Command, _out: &mut Out) -> Result<Code, Failure> {
-    match command {}
+fn run(command: Command, out: &mut Out) -> Result<Code, Failure> {
+    match command {
+        Command::Index(args) => index::run(args, out),
+        Command::VerifyIndex(args) => verify_index::run(args, out),
+    }
 }
