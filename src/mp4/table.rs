@@ -175,7 +175,9 @@ impl Table {
 
     /// Bytes of the tables that are written out sample by sample.
     pub fn expanded_len(&self) -> u64 {
-        let sizes = if self.sizes.uniform().is_some() { 0 } else { u64::from(self.samples) };
+        // A size of 0 for all cannot be told from a table of sizes (section 8.7.3.2).
+        let is_uniform = self.sizes.uniform().is_some_and(|size| size != 0);
+        let sizes = if is_uniform { 0 } else { u64::from(self.samples) };
         4 * (sizes + self.sync_samples())
     }
 
