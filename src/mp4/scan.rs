@@ -135,7 +135,7 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
         if self.has_fragments {
             // Fragments vary; one that was long is remembered for a while.
             let used = self.used.end - self.used.start;
-            self.guess = (used + used / 16).max(self.guess - self.guess / 64).max(WINDOW_MIN);
+            self.guess = (used + used / 4).max(self.guess - self.guess / 256).max(WINDOW_MIN);
         }
         self.used = at..at;
         self.hints.drop_before(at);
