@@ -23,6 +23,7 @@ test: ## Pass every test, against a real httpd and a real S3 server
 	tests/setup
 	$(CARGO) build --release
 	$(CARGO) test --no-default-features
+	$(CARGO) test --no-default-features --test media_tools
 	tests/with-s3 $(CARGO) test --release --test httpd -- --test-threads=4
 	tests/sanitize
 	tests/fuzz/run $(if $(USC_SOAK),300,10)

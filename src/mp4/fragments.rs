@@ -127,32 +127,30 @@ impl Fragments {
 
 impl Track {
     /// When the first sample of the track fragment is decoded; `None` if it follows what was before.
-    fn decode_time(&mut self, traf: &Mp4Box<'_>, fragment: &TrackFragment) -> Result<Option<u64>, Error> {
+    fn decode_time(&mut self, traf: &Mp4Box<'_>, fragment: &TrackFragment) -> Result<Option<i64>, Error> {
         if let Some(tfdt) = traf.child(b"tfdt")? {
             let (version, _, mut fields) = tfdt.full()?;
-            return fields.wide(version).map(Some);
+            let time = i64::try_from(fields.wide(version)?);
+            return time.map(Some).map_err(|_| tfdt.malformed("has a time too large to count with"));
         }
         let tfxd = traf.children().find(|child| !matches!(child, Ok(b) if !is_tfxd(b))).transpose()?;
         let Some(tfxd) = tfxd else { return Ok(None) };
         let mut fields = tfxd.fields();
         fields.bytes(TFXD.len())?;
-        let version = fields.u32()? >> 24;
-        let time = fields.wide(version as u8)?;
+        let version = (fields.u32()? >> 24) as u8;
+        // ffmpeg lets audio that primes a decoder begin before 0.
+        let time = fields.wide(version)? as i64;
         let Some(trun) = traf.child(b"trun")? else { return Ok(Some(time)) };
         let run = Run::read(&trun)?;
         let first = run.sample(0, run.table.get(..run.stride).unwrap_or_default(), &fragment.defaults);
         let offset = if run.count == 0 { 0 } else { first.composition_offset() };
-        let kind = *self.tfxd.get_or_insert(if offset > 0 && time == offset as u64 {
-            Tfxd::Composition
-        } else {
-            Tfxd::Decode
-        });
+        let kind =
+            *self.tfxd.get_or_insert(if offset > 0 && time == offset { Tfxd::Composition } else { Tfxd::Decode });
         match kind {
             Tfxd::Decode => Ok(Some(time)),
-            Tfxd::Composition => time
-                .checked_add_signed(-offset)
-                .map(Some)
-                .ok_or_else(|| tfxd.malformed("has a time before the first sample's composition offset")),
+            Tfxd::Composition => {
+                time.checked_sub(offset).map(Some).ok_or_else(|| tfxd.malformed("has a time too large to count with"))
+            }
         }
     }
 
@@ -163,7 +161,7 @@ impl Track {
         trun: &Mp4Box<'_>,
         fragment: &TrackFragment,
         (base, at): (u64, u64),
-        time: Option<u64>,
+        time: Option<i64>,
         media_len: u64,
     ) -> Result<u64, Error> {
         let run = Run::read(trun)?;

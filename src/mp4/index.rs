@@ -220,7 +220,7 @@ impl Entry<'_> {
     }
 }
 
-/// The edits of a track whose table begins at 0, where its media begins at the table's start.
+/// The edits of a track whose table begins at 0 while its media begins at `table.start`.
 fn edits(track: &Track<'_>, table: &Table, init: u32, movie: u32) -> Result<Vec<Written>, Error> {
     let mut edits = track.edits.clone();
     if edits.is_empty() && table.start == 0 {
@@ -237,8 +237,10 @@ fn edits(track: &Track<'_>, table: &Table, init: u32, movie: u32) -> Result<Vec<
             written.push(Written { duration: in_movie, media_time: -1 });
             continue;
         };
-        let late = table.start.saturating_sub(from);
-        let begins = from.saturating_sub(table.start);
+        // Where in the table the edit begins; before it there is nothing.
+        let begins = i64::try_from(from).unwrap_or(i64::MAX).saturating_sub(table.start);
+        let late = begins.min(0).unsigned_abs();
+        let begins = begins.max(0);
         let delay = rescale_up(late, track.timescale, movie);
         if late > 0 {
             if edits[..number].iter().any(|before| before.media_time.is_some()) {
@@ -246,9 +248,9 @@ fn edits(track: &Track<'_>, table: &Table, init: u32, movie: u32) -> Result<Vec<
             }
             written.push(Written { duration: delay, media_time: -1 });
         }
-        let rest = rescale_up(end.saturating_sub(begins), track.timescale, movie);
+        let rest = rescale_up(end.saturating_sub(begins as u64), track.timescale, movie);
         let duration = if edit.duration == 0 { rest } else { in_movie.saturating_sub(delay) };
-        written.push(Written { duration, media_time: begins as i64 });
+        written.push(Written { duration, media_time: begins });
     }
     written.retain(|edit| edit.duration != 0);
     Ok(written)

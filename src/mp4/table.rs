@@ -100,8 +100,8 @@ pub struct Table {
     pub chunks: Vec<Chunk>,
     /// How many samples there are.
     pub samples: u32,
-    /// Decode time of the first sample.
-    pub start: u64,
+    /// Decode time of the first sample; before 0 where samples only prime a decoder.
+    pub start: i64,
     /// Sum of the durations.
     pub duration: u64,
     /// When the last sample's composition ends, from the decode time of the first sample.
@@ -113,7 +113,7 @@ pub struct Table {
 
 impl Table {
     /// Begins a chunk whose first sample decodes at `time`, if that is known, and lies at `offset`.
-    pub fn begin(&mut self, time: Option<u64>, offset: u64, description: u32) -> Result<(), Refusal> {
+    pub fn begin(&mut self, time: Option<i64>, offset: u64, description: u32) -> Result<(), Refusal> {
         if let Some(time) = time {
             self.move_to(time)?;
         }
@@ -121,19 +121,18 @@ impl Table {
         Ok(())
     }
 
-    /// The decode time of what comes next.
-    pub fn end(&self) -> u64 {
-        self.start + self.duration
-    }
-
     /// Makes `time` the decode time of what comes next: the last sample lasts until then.
-    fn move_to(&mut self, time: u64) -> Result<(), Refusal> {
+    fn move_to(&mut self, time: i64) -> Result<(), Refusal> {
+        if time.unsigned_abs() >= TIME_MAX {
+            return Err("has a decode time too large to count with");
+        }
         if self.samples == 0 {
-            self.start =
-                Some(time).filter(|time| *time < TIME_MAX).ok_or("begins at a time too large to count with")?;
+            self.start = time;
             return Ok(());
         }
-        let gap = time.checked_sub(self.end()).ok_or("has a decode time before the end of the fragment before")?;
+        // Both summands are less than TIME_MAX.
+        let gap = u64::try_from(time - (self.start + self.duration as i64))
+            .map_err(|_| "has a decode time before the end of the fragment before")?;
         if gap == 0 {
             return Ok(());
         }
@@ -198,7 +197,7 @@ mod tests {
 
     const SAMPLE: Sample = Sample { duration: 10, size: 1, composition: 0, signed: false, sync: true };
 
-    fn table(parts: &[(Option<u64>, u32)]) -> Result<Table, Refusal> {
+    fn table(parts: &[(Option<i64>, u32)]) -> Result<Table, Refusal> {
         let mut table = Table::default();
         for (time, count) in parts {
             table.begin(*time, 0, 1)?;
@@ -209,20 +208,21 @@ mod tests {
     }
 
     /// Each row: times and counts of chunks; the start and the runs of durations.
-    type Row<'a> = (&'a str, &'a [(Option<u64>, u32)], Option<(u64, &'a [(u32, u32)])>);
+    type Row<'a> = (&'a str, &'a [(Option<i64>, u32)], Option<(i64, &'a [(u32, u32)])>);
 
     #[test]
     fn decode_times_lengthen_what_was_before_and_never_shorten_it() {
-        let rows: [Row<'_>; 9] = [
+        let rows: [Row<'_>; 10] = [
             ("none", &[(None, 2), (None, 1)], Some((0, &[(3, 10)]))),
             ("as they follow", &[(Some(0), 2), (Some(20), 1)], Some((0, &[(3, 10)]))),
             ("a late start", &[(Some(7), 2), (Some(27), 1)], Some((7, &[(3, 10)]))),
+            ("an early start", &[(Some(-7), 2), (Some(14), 1)], Some((-7, &[(1, 10), (1, 11), (1, 10)]))),
             ("a gap", &[(Some(0), 2), (Some(25), 1)], Some((0, &[(1, 10), (1, 15), (1, 10)]))),
             ("a gap after one", &[(Some(0), 1), (Some(15), 1)], Some((0, &[(1, 15), (1, 10)]))),
             ("back", &[(Some(0), 2), (Some(19), 1)], None),
             ("before the start", &[(Some(7), 2), (Some(0), 1)], None),
             ("a gap too long", &[(Some(0), 2), (Some(1 << 33), 1)], None),
-            ("no time to count with", &[(Some(u64::MAX), 1)], None),
+            ("no time to count with", &[(Some(i64::MAX), 1)], None),
         ];
         for (row, parts, want) in rows {
             let got = table(parts).ok();

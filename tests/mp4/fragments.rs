@@ -109,7 +109,7 @@ fn what_a_run_does_not_say_is_taken_from_tfhd_and_then_from_trex() {
 }
 
 /// Decode times and durations of samples of duration 10, and the start of the track.
-fn times(fragments: &[Vec<u8>]) -> Result<(u64, Vec<u32>), String> {
+fn times(fragments: &[Vec<u8>]) -> Result<(i64, Vec<u32>), String> {
     let fragments: Vec<[Vec<u8>; 1]> = fragments.iter().map(|traf| [[tfhd(0, &[]), traf.clone()].concat()]).collect();
     let fragments: Vec<&[Vec<u8>]> = fragments.iter().map(<[_; 1]>::as_slice).collect();
     let file = file(&[Track::default()], &fragments);
@@ -122,7 +122,7 @@ fn times(fragments: &[Vec<u8>]) -> Result<(u64, Vec<u32>), String> {
 fn decode_times_come_from_tfdt_or_tfxd_or_from_what_was_before() {
     let one = || trun(0, &[1]);
     let composed = |offset: u32| full(b"trun", 0, 0x800, &[1, offset]);
-    let rows: [(&str, [Vec<u8>; 3], u64, [u32; 3]); 9] = [
+    let rows: [(&str, [Vec<u8>; 3], i64, [u32; 3]); 10] = [
         ("none", [one(), one(), one()], 0, [10; 3]),
         ("tfdt", [[tfdt(0), one()].concat(), [tfdt(10), one()].concat(), [tfdt(20), one()].concat()], 0, [10; 3]),
         ("tfdt, wide", [[full(b"tfdt", 1, 0, &[1, 0]), one()].concat(), one(), one()], 1 << 32, [10; 3]),
@@ -130,6 +130,12 @@ fn decode_times_come_from_tfdt_or_tfxd_or_from_what_was_before() {
         ("tfdt, a gap", [[tfdt(0), one()].concat(), [tfdt(15), one()].concat(), one()], 0, [15, 10, 10]),
         ("tfxd", [[one(), tfxd(0, &[7, 10])].concat(), [one(), tfxd(0, &[17, 10])].concat(), one()], 7, [10; 3]),
         ("tfxd, wide", [[one(), tfxd(1, &[1, 0, 0, 10])].concat(), one(), one()], 1 << 32, [10; 3]),
+        (
+            "tfxd, early",
+            [[one(), tfxd(1, &[u32::MAX, -7i32 as u32, 0, 10])].concat(), [one(), tfxd(0, &[3, 10])].concat(), one()],
+            -7,
+            [10; 3],
+        ),
         (
             "tfxd, composition times",
             [
