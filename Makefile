@@ -43,9 +43,10 @@ check: ## Format, lints with and without httpd, tests without httpd, docs
 
 bench: ## Measure against the replaced recipe and httpd's own files (QUICK=1: in short)
 	tests/setup
-	$(CARGO) build --release --lib --example make_store
+	$(CARGO) build --release --lib --example make_store --example index_film
 	tests/bench/run
 	tests/bench/run passing
+	tests/bench/run index
 
 $(MODULE):
 	$(MAKE) all

@@ -250,9 +250,12 @@ mod tests {
 
     use super::*;
 
+    /// The start of a box and the room for it; the lengths of its header and of itself.
+    type Row<'a> = (&'a str, &'a [u8], u64, Option<(u64, u64)>);
+
     #[test]
     fn a_header_is_read_or_refused() {
-        let rows: [(&str, &[u8], u64, Option<(u64, u64)>); 8] = [
+        let rows: [Row<'_>; 8] = [
             ("short", b"\0\0\0\x10free", 16, Some((8, 16))),
             ("long", b"\0\0\0\x01free\0\0\0\0\0\0\0\x11", 17, Some((16, 17))),
             ("to the end", b"\0\0\0\0mdat", 99, Some((8, 99))),

@@ -122,8 +122,8 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
         }
         let end = at + len;
         if end > self.window.end() {
-            let more = self.read(&[self.window.end()..end])?;
-            self.window.bytes.extend(more.into_iter().flatten());
+            let more = self.read_one(self.window.end()..end)?;
+            self.window.bytes.extend(more);
         }
         self.used.end = self.used.end.max(end);
         let from = (at - self.window.start) as usize;
@@ -190,17 +190,21 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
         if self.len < MFRO_LEN {
             return;
         }
-        let Ok(tail) = self.read(&[self.len - MFRO_LEN..self.len]) else { return };
-        let Some((b"mfro", size)) = tail[0][4..].split_first_chunk() else { return };
+        let Ok(tail) = self.read_one(self.len - MFRO_LEN..self.len) else { return };
+        let Some((b"mfro", size)) = tail[4..].split_first_chunk() else { return };
         let Some(size) = size.last_chunk().map(|size| u64::from(u32::from_be_bytes(*size))) else { return };
         let Some(start) = self.len.checked_sub(size).filter(|_| size <= BOX_MAX) else { return };
-        if let Ok(bytes) = self.read(&[start..self.len])
-            && let Ok(mfra) = Mp4Box::read(&bytes[0], start)
+        if let Ok(bytes) = self.read_one(start..self.len)
+            && let Ok(mfra) = Mp4Box::read(&bytes, start)
             && mfra.kind == b"mfra"
             && let Ok(found) = read_mfra(&mfra)
         {
             self.hints.add(found, self.len);
         }
+    }
+
+    fn read_one(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        self.read(std::slice::from_ref(&range)).map(|mut read| read.pop().unwrap_or_default())
     }
 
     fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, Error> {

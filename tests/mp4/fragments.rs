@@ -40,7 +40,7 @@ fn places(file: &[u8]) -> Vec<(u64, u32)> {
 #[test]
 fn data_lie_where_the_base_offset_says() {
     let m = init(&[Track::default()]).len() as u32;
-    let rows: [(&str, Vec<Vec<u8>>, [u32; 3]); 8] = [
+    let rows: [(_, Vec<Vec<u8>>, _); 8] = [
         ("base-data-offset", vec![tfhd(1, &[0, m + 40]), trun(1, &[3, 60])], [m + 100, m + 105, m + 110]),
         (
             "base-data-offset, back",
@@ -122,7 +122,7 @@ fn times(fragments: &[Vec<u8>]) -> Result<(i64, Vec<u32>), String> {
 fn decode_times_come_from_tfdt_or_tfxd_or_from_what_was_before() {
     let one = || trun(0, &[1]);
     let composed = |offset: u32| full(b"trun", 0, 0x800, &[1, offset]);
-    let rows: [(&str, [Vec<u8>; 3], i64, [u32; 3]); 10] = [
+    let rows: [(_, [Vec<u8>; 3], _, [u32; 3]); 10] = [
         ("none", [one(), one(), one()], 0, [10; 3]),
         ("tfdt", [[tfdt(0), one()].concat(), [tfdt(10), one()].concat(), [tfdt(20), one()].concat()], 0, [10; 3]),
         ("tfdt, wide", [[full(b"tfdt", 1, 0, &[1, 0]), one()].concat(), one(), one()], 1 << 32, [10; 3]),
