@@ -47,11 +47,39 @@ pub struct Breaker<'c> {
     endpoint: u64,
 }
 
+/// What is known of an endpoint that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// The [`hash`] of its `host:port`.
+    pub endpoint: u64,
+    /// Until when it is not asked, in milliseconds since 1970; `None` where it is.
+    pub open_until_ms: Option<u64>,
+    /// When it failed last, in milliseconds since 1970.
+    pub failed_at_ms: u64,
+}
+
+/// What an endpoint, `host:port`, is known by; never 0.
+pub fn hash(endpoint: &str) -> u64 {
+    Sha256::digest(endpoint).first_chunk().copied().map_or(1, u64::from_be_bytes).max(1)
+}
+
 impl Control {
     /// The breaker of an endpoint, `host:port`.
     pub fn breaker(&self, endpoint: &str) -> Breaker<'_> {
-        let hash = Sha256::digest(endpoint).first_chunk().copied().map_or(0, u64::from_be_bytes);
-        Breaker { control: self, endpoint: hash.max(1) }
+        Breaker { control: self, endpoint: hash(endpoint) }
+    }
+
+    /// The endpoints that have failed since they answered last.
+    pub fn failing(&self, now_ms: u64) -> impl Iterator<Item = Failing> {
+        let all = (0..BREAKERS).map(|number| self.breaker_words(number));
+        let failing = all.map(move |words| Failing {
+            endpoint: words.endpoint.load(Ordering::Acquire),
+            open_until_ms: Open::unpack(words.open.load(Ordering::Acquire))
+                .filter(|open| open.counts(now_ms))
+                .map(|open| open.until_ms),
+            failed_at_ms: words.failed[0].load(Ordering::Relaxed),
+        });
+        failing.filter(|failing| failing.endpoint != 0 && failing.failed_at_ms != 0)
     }
 }
 
@@ -176,6 +204,20 @@ mod tests {
         let locks = File::create(dir.path().join("locks")).expect("a file");
         let controls = (0..n).map(|_| Control::open(v1.as_fd(), &locks).expect("a block")).collect();
         (dir, controls)
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_is_listed_until_it_answers() {
+        let (_dir, controls) = controls(1);
+        let control = &controls[0];
+        let breaker = control.breaker(ENDPOINT);
+        assert_eq!(control.failing(NOW).count(), 0);
+        breaker.failed(true, NOW);
+        let failing = |open_until_ms| vec![Failing { endpoint: hash(ENDPOINT), open_until_ms, failed_at_ms: NOW }];
+        assert_eq!(control.failing(NOW).collect::<Vec<_>>(), failing(Some(NOW + OPEN_MS)));
+        assert_eq!(control.failing(NOW + OPEN_MS).collect::<Vec<_>>(), failing(None));
+        breaker.succeeded();
+        assert_eq!(control.failing(NOW).count(), 0);
     }
 
     #[test]

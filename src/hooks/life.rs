@@ -1,6 +1,6 @@
 //! The life of the server and of its children: what is checked at start, what a child opens, how it ends.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +20,6 @@ use crate::ffi::pool::Pool;
 use crate::ffi::server::{self, Server};
 use crate::module::{Config, usp_storage_cache_module};
 use crate::store::{self, Limits, Store};
-
-/// Where a distribution's httpd keeps its caches; the first that exists holds the store by default.
-const CACHE_DIRS: [&str; 2] = ["/var/cache/apache2", "/var/cache/httpd"];
 
 /// After the configuration was read: makes the store's root directory.
 pub struct Prepare;
@@ -150,9 +147,8 @@ fn root(pool: Pool<'_>, host: &Host<'_>) -> Result<PathBuf, String> {
             None => Err(format!("UspStorageCacheRoot \"{root}\": it is no path")),
         },
         None => {
-            let found = CACHE_DIRS.iter().find(|dir| Path::new(dir).is_dir());
-            let none = || format!("none of {} exists: set UspStorageCacheRoot", CACHE_DIRS.join(", "));
-            Ok(Path::new(found.ok_or_else(none)?).join("usp-storage-cache"))
+            let none = || format!("none of {} exists: set UspStorageCacheRoot", store::CACHE_DIRS.join(", "));
+            store::default_root().ok_or_else(none)
         }
     }
 }

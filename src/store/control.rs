@@ -123,6 +123,20 @@ impl Control {
         Err(io::Error::other("the control block vanishes as soon as it is made"))
     }
 
+    /// A copy of the block below `v1` as it stands, for who only looks: what is written to it, nobody sees. `None` where there
+    /// is none, or a damaged one.
+    pub(super) fn copy(v1: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(v1, CONTROL, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT | Errno::PERM | Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let Some((identity, incarnation)) = check(&file)? else { return Ok(None) };
+        let words = SharedWords::copy(&file, 0..CONTROL_LEN)?;
+        Ok(Some(Self { words, identity, incarnation, boot: boot() }))
+    }
+
     /// Which file it is.
     pub fn identity(&self) -> Identity {
         self.identity
@@ -201,6 +215,11 @@ impl Control {
         let at = ways(key).min_by_key(ends).expect("a key has its ways");
         let [a, b, c, d] = key_words(key);
         self.seal(at, [a, b, c, d, noted.value, noted.noted_at_ms, noted.until_ms, noted.kind.into()]);
+    }
+
+    /// All that is noted, also what is over.
+    pub fn notes(&self) -> impl Iterator<Item = Noted> {
+        (0..NOTES).filter_map(|n| self.note_at(NOTES_AT + n * NOTE_LEN)).map(|(_, noted)| noted)
     }
 
     /// Forgets what is noted under the SHA-256 of a key.
@@ -319,22 +338,27 @@ fn find(v1: BorrowedFd<'_>) -> io::Result<Found> {
         Err(Errno::LOOP | Errno::ACCESS | Errno::PERM | Errno::ISDIR | Errno::NXIO) => return Ok(Found::Damaged),
         Err(e) => return Err(e.into()),
     };
-    let stat = rustix::fs::fstat(&file)?;
-    let is_ours = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !is_ours || !is_file || u64::try_from(stat.st_size) != Ok(CONTROL_LEN) {
-        return Ok(Found::Damaged);
-    }
-    let mut head = [0; HEAD_LEN];
-    file.read_exact_at(&mut head, 0)?;
-    let Some(incarnation) = decode_head(&head) else { return Ok(Found::Damaged) };
+    let Some((identity, incarnation)) = check(&file)? else { return Ok(Found::Damaged) };
     // A copy of a store can have holes.
     match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, CONTROL_LEN) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         Err(e) => return Err(e.into()),
     }
     let words = SharedWords::new(&file, 0..CONTROL_LEN)?;
-    Ok(Found::Control(Control { words, identity: Identity::of(&stat), incarnation, boot: boot() }))
+    Ok(Found::Control(Control { words, identity, incarnation, boot: boot() }))
+}
+
+/// Which file it is, and its incarnation; `None` where it is no control block of ours.
+fn check(file: &File) -> io::Result<Option<(Identity, u64)>> {
+    let stat = rustix::fs::fstat(file)?;
+    let is_ours = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_ours || !is_file || u64::try_from(stat.st_size) != Ok(CONTROL_LEN) {
+        return Ok(None);
+    }
+    let mut head = [0; HEAD_LEN];
+    file.read_exact_at(&mut head, 0)?;
+    Ok(decode_head(&head).map(|incarnation| (Identity::of(&stat), incarnation)))
 }
 
 fn make(v1: BorrowedFd<'_>) -> io::Result<()> {

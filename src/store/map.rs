@@ -11,9 +11,10 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 use super::format::{BLOCK_LEN, FIXED_LEN, Head, Layout, PAGE_LEN, Span, head_len};
 
@@ -148,6 +149,13 @@ impl SharedWords {
         let map = MmapOptions::new().offset(mapped_from).len((part.end - mapped_from) as usize).map_raw(file)?;
         let _ = map.advise(Advice::DontDump);
         Ok(Self { map, from: part.start, mapped_from })
+    }
+
+    /// A copy of `part` of `file`, in bytes, from the start of a page; it lies within the file.
+    pub fn copy(file: &File, part: Range<u64>) -> io::Result<Self> {
+        let mut map = MmapMut::map_anon((part.end - part.start) as usize)?;
+        file.read_exact_at(&mut map, part.start)?;
+        Ok(Self { map: map.into(), from: part.start, mapped_from: part.start })
     }
 
     /// The word of 4 bytes at `at` from the start of the file.

@@ -25,9 +25,11 @@ mod look;
 pub mod map;
 pub mod name;
 mod purge;
+pub mod record;
 mod space;
 pub(crate) mod sys;
 pub mod version;
+pub mod visit;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -47,11 +49,13 @@ pub use leader::Leader;
 pub use lock::KeyLock;
 pub use name::Name;
 pub use purge::Purge;
+pub use record::Record;
 pub use sys::spawn_quietly;
 pub use version::{Identity, Opened, Version};
+pub use visit::Visit;
 
 /// How much of the disk the store takes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes that its files may take.
     pub store_len_max: u64,
@@ -113,22 +117,51 @@ impl std::fmt::Display for Unfit {
     }
 }
 
+/// What a store consists of, open.
+struct Dirs {
+    v1: OwnedFd,
+    entries: OwnedFd,
+    fills: OwnedFd,
+    locks: File,
+}
+
+impl Dirs {
+    /// Opens what lies below `root`, with this access to the locks; what is missing is made where that says so.
+    fn open(root: &Path, access: OFlags) -> Result<Self, Unfit> {
+        let below = if access.contains(OFlags::CREATE) { make_own_dir } else { open_own_dir };
+        let dir = open_own_dir(CWD, "", root)?;
+        refuse_remote(dir.as_fd(), root)?;
+        let v1 = below(dir.as_fd(), "v1", root)?;
+        let path = root.join("v1");
+        let entries = below(v1.as_fd(), "entries", &path)?;
+        let fills = below(v1.as_fd(), "fills", &path)?;
+        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let locks = rustix::fs::openat(&v1, "locks", flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| Unfit::Io(path.join("locks"), e.into()))?
+            .into();
+        Ok(Self { v1, entries, fills, locks })
+    }
+}
+
 impl Store {
     /// Opens the store below `root`, an existing directory of this user's, and makes what is missing in it.
     pub fn open(root: &Path, limits: Limits) -> Result<Arc<Self>, Unfit> {
-        let dir = open_own_dir(CWD, root, root)?;
-        refuse_remote(dir.as_fd(), root)?;
-        let v1 = make_own_dir(dir.as_fd(), "v1", root)?;
-        let entries = make_own_dir(v1.as_fd(), "entries", root)?;
-        let fills = make_own_dir(v1.as_fd(), "fills", root)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let locks = rustix::fs::openat(&v1, "locks", flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| Unfit::Io(root.join("v1/locks"), e.into()))?
-            .into();
+        let store = Self::over(root, Dirs::open(root, OFlags::RDWR | OFlags::CREATE)?, limits)?;
+        store.space.put_terms(&store.control());
+        Ok(store)
+    }
+
+    /// Opens a store that is there, for a process that removes entries and neither fills nor leads: it makes nothing but a
+    /// control block in the place of one that is missing or damaged, and the limits of those who serve stay.
+    pub fn open_existing(root: &Path) -> Result<Arc<Self>, Unfit> {
+        let none = Limits { store_len_max: u64::MAX, free_len_min: 0, generation: 0 };
+        Self::over(root, Dirs::open(root, OFlags::RDWR)?, none)
+    }
+
+    fn over(root: &Path, dirs: Dirs, limits: Limits) -> Result<Arc<Self>, Unfit> {
+        let Dirs { v1, entries, fills, locks } = dirs;
         let control =
             Control::open(v1.as_fd(), &locks).map_err(|e| Unfit::Io(root.join("v1").join(control::CONTROL), e))?;
-        let space = space::Space::new(limits);
-        space.put_terms(&control);
         Ok(Arc::new_cyclic(|this| Self {
             this: this.clone(),
             v1,
@@ -138,7 +171,7 @@ impl Store {
             locked: Mutex::default(),
             control: RwLock::new(Arc::new(control)),
             refreshing: Mutex::default(),
-            space,
+            space: space::Space::new(limits),
         }))
     }
 
@@ -204,6 +237,14 @@ impl Store {
     }
 }
 
+/// Where a distribution's httpd keeps its caches; the first that exists holds the store by default.
+pub const CACHE_DIRS: [&str; 2] = ["/var/cache/apache2", "/var/cache/httpd"];
+
+/// The store's directory where none is configured; `None` where there is no place for it.
+pub fn default_root() -> Option<PathBuf> {
+    CACHE_DIRS.iter().map(Path::new).find(|dir| dir.is_dir()).map(|dir| dir.join("usp-storage-cache"))
+}
+
 /// Makes `root` for the user `uid` of group `gid` where it is missing, and says what is wrong with one that exists.
 ///
 /// Meant for root at start: only the last component is made, beneath a parent that is opened without following
@@ -239,19 +280,25 @@ fn hand_over(parent: BorrowedFd<'_>, name: &OsStr, uid: u32, gid: u32) -> Result
     rustix::fs::fchown(&dir, Some(uid), Some(gid))
 }
 
-fn make_own_dir(parent: BorrowedFd<'_>, name: &str, root: &Path) -> Result<OwnedFd, Unfit> {
+/// Opens the directory `name` in `parent`, whose path is `path`, and makes it where it is missing.
+fn make_own_dir(parent: BorrowedFd<'_>, name: &str, path: &Path) -> Result<OwnedFd, Unfit> {
     match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => open_own_dir(parent, Path::new(name), root),
-        Err(e) => Err(Unfit::Io(root.join(name), e.into())),
+        Ok(()) | Err(Errno::EXIST) => open_own_dir(parent, name, path),
+        Err(e) => Err(Unfit::Io(path.join(name), e.into())),
     }
 }
 
-fn open_own_dir(parent: BorrowedFd<'_>, name: &Path, root: &Path) -> Result<OwnedFd, Unfit> {
-    let io = |e: Errno| Unfit::Io(root.join(name), e.into());
-    let dir = open_dir(parent, name).map_err(io)?;
-    let stat = rustix::fs::fstat(&dir).map_err(io)?;
-    let is_own = is_own_dir(&stat, rustix::process::geteuid().as_raw());
-    if is_own { Ok(dir) } else { Err(Unfit::Access(root.join(name))) }
+/// Opens the directory `name` in `parent`, whose path is `path`; `path` itself where there is no name.
+fn open_own_dir(parent: BorrowedFd<'_>, name: &str, path: &Path) -> Result<OwnedFd, Unfit> {
+    let full = if name.is_empty() { path.into() } else { path.join(name) };
+    let at = if name.is_empty() { path } else { Path::new(name) };
+    let opened = open_dir(parent, at).and_then(|dir| Ok((rustix::fs::fstat(&dir)?, dir)));
+    match opened {
+        Ok((stat, dir)) if is_own_dir(&stat, rustix::process::geteuid().as_raw()) => Ok(dir),
+        Ok(_) => Err(Unfit::Access(full)),
+        Err(Errno::NOTDIR | Errno::LOOP) => Err(Unfit::Link(full)),
+        Err(e) => Err(Unfit::Io(full, e.into())),
+    }
 }
 
 /// Milliseconds since 1970, by a clock that ticks every few milliseconds and costs no system call.

@@ -53,6 +53,16 @@ impl Name {
         hex(&Sha256::digest(url))
     }
 
+    /// Whether it is one of `url`, under whatever scope.
+    pub fn is_of(&self, url: &str) -> bool {
+        self.text.starts_with(&Self::url_part(url))
+    }
+
+    /// The number of the directory below `entries` that all files of `url` lie in.
+    pub fn shard_number(url: &str) -> u8 {
+        Sha256::digest(url)[0]
+    }
+
     /// The directory below `entries`.
     pub fn shard(&self) -> &str {
         &self.text[..2]
@@ -104,5 +114,7 @@ mod tests {
         assert_ne!(one.lock_byte(), other.lock_byte());
         assert_eq!(one.slot(), other.slot());
         assert!(other.file().starts_with(&Name::url_part("http://h/a.ism")));
+        assert!(other.is_of("http://h/a.ism") && !other.is_of("http://h/b.ism"));
+        assert_eq!(other.shard(), format!("{:02x}", Name::shard_number("http://h/a.ism")));
     }
 }

@@ -18,6 +18,7 @@ mod storage;
 mod wait;
 
 mod bad_days;
+mod cli;
 mod config;
 mod credentials;
 mod damage;

@@ -79,7 +79,15 @@ pub fn remark(text: impl Display) {
 
 /// What clap has to say: help and version are no errors.
 pub fn usage(e: &clap::Error) -> Code {
-    // Help that nobody reads to its end was read far enough.
-    let _ = e.print();
-    if e.use_stderr() { Code::Usage } else { Code::Done }
+    if !e.use_stderr() {
+        // Help that nobody reads to its end was read far enough.
+        let _ = e.print();
+        return Code::Done;
+    }
+    let text = e.render().to_string();
+    let text = text.strip_prefix("error: ").map_or_else(|| text.clone(), |error| format!("uspcache: {error}"));
+    for line in text.lines() {
+        let _ = writeln!(io::stderr(), "{}", printable(line.as_bytes()));
+    }
+    Code::Usage
 }

@@ -50,7 +50,7 @@ struct MadeTrack {
 }
 
 /// Makes the index.
-pub fn run(args: Args, out: &mut Out) -> Result<Code, Failure> {
+pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let dir = directory(&args.output)?;
     let mut read = Vec::new();
     for input in &args.inputs {

@@ -6,10 +6,21 @@
 
 #![forbid(unsafe_code)]
 
+mod amounts;
 mod failure;
 mod index;
+mod ls;
 mod output;
+mod progress;
+mod purge;
+mod row;
+mod show;
+mod stats;
+mod store;
+mod url;
+mod verify;
 mod verify_index;
+mod warm;
 
 use clap::{Parser, Subcommand};
 
@@ -34,6 +45,12 @@ const CODES: &str = "Exit codes: 0 done; 1 something is not there or wrong; 2 us
 
 #[derive(Subcommand)]
 enum Command {
+    Ls(ls::Args),
+    Show(show::Args),
+    Verify(verify::Args),
+    Purge(purge::Args),
+    Stats(stats::Args),
+    Warm(warm::Args),
     Index(index::Args),
     VerifyIndex(verify_index::Args),
 }
@@ -44,15 +61,21 @@ fn main() -> Code {
         Err(e) => return failure::usage(&e),
     };
     let mut out = Out::new(cli.json, cli.quiet);
-    let done = run(cli.command, &mut out);
-    match done.and_then(|code| out.flush().map(|()| code)) {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
+    let done = run(&cli.command, &mut out);
+    match (done, out.flush()) {
+        (Ok(code), Ok(()) | Err(Failure::ReaderGone)) => code,
+        (Err(failure), _) | (_, Err(failure)) => failure.report(),
     }
 }
 
-fn run(command: Command, out: &mut Out) -> Result<Code, Failure> {
+fn run(command: &Command, out: &mut Out) -> Result<Code, Failure> {
     match command {
+        Command::Ls(args) => ls::run(args, out),
+        Command::Show(args) => show::run(args, out),
+        Command::Verify(args) => verify::run(args, out),
+        Command::Purge(args) => purge::run(args, out),
+        Command::Stats(args) => stats::run(args, out),
+        Command::Warm(args) => warm::run(args, out),
         Command::Index(args) => index::run(args, out),
         Command::VerifyIndex(args) => verify_index::run(args, out),
     }

@@ -35,7 +35,7 @@ struct TrackMisfit {
 }
 
 /// Verifies one after the other; the code says whether all fit.
-pub fn run(args: Args, out: &mut Out) -> Result<Code, Failure> {
+pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let mut code = Code::Done;
     for path in &args.indexes {
         let verdict = verdict(path)?;
