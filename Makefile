@@ -23,6 +23,7 @@ test: ## Pass every test, against a real httpd and a real S3 server
 	tests/setup
 	$(CARGO) build --release
 	$(CARGO) test --no-default-features
+	$(CARGO) test --no-default-features --test media_tools
 	tests/with-s3 $(CARGO) test --release --test httpd -- --test-threads=4
 	tests/sanitize
 	tests/fuzz/run $(if $(USC_SOAK),300,10)
@@ -42,10 +43,11 @@ check: ## Format, lints with and without httpd, tests without httpd, docs
 
 bench: ## Measure against the replaced recipe and httpd's own files (QUICK=1: in short)
 	tests/setup
-	$(CARGO) build --release --lib --example make_store
+	$(CARGO) build --release --lib --example make_store --example index_film
 	tests/bench/run
 	tests/bench/run passing
 	tests/bench/run bad_days
+	tests/bench/run index
 
 $(MODULE):
 	$(MAKE) all

@@ -12,6 +12,8 @@
 //!    server manifest names, which is fetched ahead.
 //! 6. [`ffi`]: the only door to C.
 //!
+//! [`mp4`] makes the index MP4s that are served, for the CLI; the module has no part in it.
+//!
 //! Without the feature `httpd` everything but the module itself builds and is tested: [`module`], [`hooks`] and
 //! [`ffi`] are left out.
 
@@ -26,5 +28,6 @@ pub mod hooks;
 pub mod manifest;
 #[cfg(feature = "httpd")]
 pub mod module;
+pub mod mp4;
 pub mod semantics;
 pub mod store;

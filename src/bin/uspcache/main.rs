@@ -8,6 +8,7 @@
 
 mod amounts;
 mod failure;
+mod index;
 mod ls;
 mod output;
 mod progress;
@@ -18,6 +19,7 @@ mod stats;
 mod store;
 mod url;
 mod verify;
+mod verify_index;
 mod warm;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +51,8 @@ enum Command {
     Purge(purge::Args),
     Stats(stats::Args),
     Warm(warm::Args),
+    Index(index::Args),
+    VerifyIndex(verify_index::Args),
 }
 
 fn main() -> Code {
@@ -72,5 +76,7 @@ fn run(command: &Command, out: &mut Out) -> Result<Code, Failure> {
         Command::Purge(args) => purge::run(args, out),
         Command::Stats(args) => stats::run(args, out),
         Command::Warm(args) => warm::run(args, out),
+        Command::Index(args) => index::run(args, out),
+        Command::VerifyIndex(args) => verify_index::run(args, out),
     }
 }

@@ -1,0 +1,282 @@
+//! The sample tables of a track while they grow: runs of what is alike.
+//!
+//! [`Table`] takes samples in decoding order, chunk by chunk, and holds them as [`Runs`]; `index.rs` writes them.
+//!
+//! # Invariants
+//!
+//! - Memory grows with the boxes that were read, never with the number of samples that they claim.
+//! - The counts of all runs sum up to the same number, that of the samples.
+
+/// Values with the number of times that each stands one behind the other. Neighbours differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runs(Vec<(u32, u32)>);
+
+impl Runs {
+    /// Adds `count` times `value`. The sum of all counts has to stay in 32 bits.
+    #[inline]
+    fn push(&mut self, count: u32, value: u32) {
+        match self.0.last_mut() {
+            Some((last, same)) if *same == value => *last += count,
+            _ => self.0.push((count, value)),
+        }
+    }
+
+    /// Takes the last value off.
+    fn pop(&mut self) -> Option<u32> {
+        let (count, value) = self.0.last_mut()?;
+        let value = *value;
+        *count -= 1;
+        if *count == 0 {
+            self.0.pop();
+        }
+        Some(value)
+    }
+
+    /// The runs: count and value.
+    pub fn runs(&self) -> &[(u32, u32)] {
+        &self.0
+    }
+
+    /// The value of all, if there is just one.
+    pub fn uniform(&self) -> Option<u32> {
+        match self.0[..] {
+            [(_, value)] => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// What a fragment says of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// In units of the media.
+    pub duration: u32,
+    /// In bytes.
+    pub size: u32,
+    /// The 32 bits of the composition offset, signed if `signed`.
+    pub composition: u32,
+    /// Whether the composition offset is signed (version 1).
+    pub signed: bool,
+    /// Whether decoding can begin here.
+    pub sync: bool,
+}
+
+impl Sample {
+    /// The composition offset in units of the media.
+    pub fn composition_offset(&self) -> i64 {
+        if self.signed { i64::from(self.composition as i32) } else { i64::from(self.composition) }
+    }
+}
+
+/// Samples that lie one behind the other in the media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where the first one begins in the media.
+    pub offset: u64,
+    /// How many, never 0.
+    pub samples: u32,
+    /// Their sample entry, from 1.
+    pub description: u32,
+}
+
+/// Starts and durations stay below, so that their sums fit 63 bits.
+const TIME_MAX: u64 = 1 << 61;
+
+/// Why samples do not fit a table, as the rest of a sentence that begins with the box that holds them.
+pub type Refusal = &'static str;
+
+/// The samples of a track.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// Durations of the samples.
+    pub durations: Runs,
+    /// Bits of the composition offsets.
+    pub compositions: Runs,
+    /// Sizes in bytes.
+    pub sizes: Runs,
+    /// 1 for a sync sample, else 0.
+    pub syncs: Runs,
+    /// Where the samples lie.
+    pub chunks: Vec<Chunk>,
+    /// How many samples there are.
+    pub samples: u32,
+    /// Decode time of the first sample; before 0 where samples only prime a decoder.
+    pub start: i64,
+    /// Sum of the durations.
+    pub duration: u64,
+    /// When the last sample's composition ends, from the decode time of the first sample.
+    pub composition_end: i64,
+    /// Whether a composition offset is negative.
+    pub negative: bool,
+    large: bool,
+}
+
+impl Table {
+    /// Begins a chunk whose first sample decodes at `time`, if that is known, and lies at `offset`.
+    pub fn begin(&mut self, time: Option<i64>, offset: u64, description: u32) -> Result<(), Refusal> {
+        if let Some(time) = time {
+            self.move_to(time)?;
+        }
+        self.chunks.push(Chunk { offset, samples: 0, description });
+        Ok(())
+    }
+
+    /// Makes `time` the decode time of what comes next: the last sample lasts until then.
+    fn move_to(&mut self, time: i64) -> Result<(), Refusal> {
+        if time.unsigned_abs() >= TIME_MAX {
+            return Err("has a decode time too large to count with");
+        }
+        if self.samples == 0 {
+            self.start = time;
+            return Ok(());
+        }
+        // Both summands are less than TIME_MAX.
+        let gap = u64::try_from(time - (self.start + self.duration as i64))
+            .map_err(|_| "has a decode time before the end of the fragment before")?;
+        if gap == 0 {
+            return Ok(());
+        }
+        let last = self.durations.pop().expect("there is a sample");
+        let longer = u64::from(last).checked_add(gap).and_then(|longer| u32::try_from(longer).ok());
+        self.durations.push(1, longer.ok_or("leaves a gap that is too long for one sample")?);
+        self.duration += gap;
+        Ok(())
+    }
+
+    /// Adds `count` samples that are alike to the chunk that was begun last.
+    #[inline]
+    pub fn push(&mut self, count: u32, sample: Sample) -> Result<(), Refusal> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.samples = self.samples.checked_add(count).ok_or("has more samples than a table can count")?;
+        self.chunks.last_mut().expect("a chunk was begun").samples += count;
+        self.durations.push(count, sample.duration);
+        self.compositions.push(count, sample.composition);
+        self.sizes.push(count, sample.size);
+        self.syncs.push(count, sample.sync.into());
+        let duration = self.duration.checked_add(u64::from(count) * u64::from(sample.duration));
+        self.duration = duration.filter(|sum| *sum < TIME_MAX).ok_or("lasts longer than can be counted")?;
+        self.composition_end = self.composition_end.max(self.duration as i64 + sample.composition_offset());
+        if sample.composition >> 31 != 0 {
+            *(if sample.signed { &mut self.negative } else { &mut self.large }) = true;
+            if self.negative && self.large {
+                return Err("has composition offsets too large to stand beside negative ones");
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the chunk that was begun last if nothing was added to it.
+    pub fn close(&mut self) {
+        self.chunks.pop_if(|chunk| chunk.samples == 0);
+    }
+
+    /// Bytes of the tables that are written out sample by sample.
+    pub fn expanded_len(&self) -> u64 {
+        // A size of 0 for all cannot be told from a table of sizes (section 8.7.3.2).
+        let is_uniform = self.sizes.uniform().is_some_and(|size| size != 0);
+        let sizes = if is_uniform { 0 } else { u64::from(self.samples) };
+        4 * (sizes + self.sync_samples())
+    }
+
+    /// The number of sync samples that have to be listed: none if all are.
+    pub fn sync_samples(&self) -> u64 {
+        if self.syncs.uniform() == Some(1) {
+            return 0;
+        }
+        self.syncs.runs().iter().filter(|(_, sync)| *sync == 1).map(|(count, _)| u64::from(*count)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SAMPLE: Sample = Sample { duration: 10, size: 1, composition: 0, signed: false, sync: true };
+
+    fn table(parts: &[(Option<i64>, u32)]) -> Result<Table, Refusal> {
+        let mut table = Table::default();
+        for (time, count) in parts {
+            table.begin(*time, 0, 1)?;
+            table.push(*count, SAMPLE)?;
+            table.close();
+        }
+        Ok(table)
+    }
+
+    /// Each row: times and counts of chunks; the start and the runs of durations.
+    type Row<'a> = (&'a str, &'a [(Option<i64>, u32)], Option<(i64, &'a [(u32, u32)])>);
+
+    #[test]
+    fn decode_times_lengthen_what_was_before_and_never_shorten_it() {
+        let rows: [Row<'_>; 10] = [
+            ("none", &[(None, 2), (None, 1)], Some((0, &[(3, 10)]))),
+            ("as they follow", &[(Some(0), 2), (Some(20), 1)], Some((0, &[(3, 10)]))),
+            ("a late start", &[(Some(7), 2), (Some(27), 1)], Some((7, &[(3, 10)]))),
+            ("an early start", &[(Some(-7), 2), (Some(14), 1)], Some((-7, &[(1, 10), (1, 11), (1, 10)]))),
+            ("a gap", &[(Some(0), 2), (Some(25), 1)], Some((0, &[(1, 10), (1, 15), (1, 10)]))),
+            ("a gap after one", &[(Some(0), 1), (Some(15), 1)], Some((0, &[(1, 15), (1, 10)]))),
+            ("back", &[(Some(0), 2), (Some(19), 1)], None),
+            ("before the start", &[(Some(7), 2), (Some(0), 1)], None),
+            ("a gap too long", &[(Some(0), 2), (Some(1 << 33), 1)], None),
+            ("no time to count with", &[(Some(i64::MAX), 1)], None),
+        ];
+        for (row, parts, want) in rows {
+            let got = table(parts).ok();
+            let got = got.as_ref().map(|table| (table.start, table.durations.runs()));
+            assert_eq!(got, want, "{row}");
+        }
+    }
+
+    #[test]
+    fn billions_of_samples_that_are_alike_take_no_memory() {
+        let table = table(&[(Some(0), u32::MAX)]).expect("they can be counted");
+        assert_eq!((table.durations.runs().len(), table.sizes.uniform(), table.expanded_len()), (1, Some(1), 0));
+        assert_eq!(table.duration, 10 * u64::from(u32::MAX));
+        let mut more = table.clone();
+        assert!(more.push(1, SAMPLE).is_err(), "2^32 samples");
+    }
+
+    #[test]
+    fn an_empty_chunk_is_none() {
+        let table = table(&[(Some(0), 0), (None, 1), (Some(30), 0)]).expect("it fits");
+        assert_eq!((table.chunks.len(), table.samples), (1, 1));
+    }
+
+    #[test]
+    fn composition_offsets_are_of_one_sign_or_small() {
+        let rows = [
+            ("negative", &[(0xffff_ffff, true)][..], Some(true)),
+            ("large", &[(0xffff_ffff, false)], Some(false)),
+            ("small and negative", &[(1, false), (0xffff_ffff, true)], Some(true)),
+            ("large and negative", &[(0xffff_ffff, false), (0xffff_ffff, true)], None),
+        ];
+        for (row, offsets, want) in rows {
+            let mut table = Table::default();
+            table.begin(None, 0, 1).expect(row);
+            let pushed = offsets.iter().try_for_each(|(composition, signed)| {
+                table.push(1, Sample { composition: *composition, signed: *signed, ..SAMPLE })
+            });
+            assert_eq!(pushed.ok().map(|()| table.negative), want, "{row}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn runs_hold_what_was_pushed(values in prop::collection::vec((1u32..5, 0u32..3), 0..50)) {
+            let mut runs = Runs::default();
+            values.iter().for_each(|(count, value)| runs.push(*count, *value));
+            let expand = |runs: &[(u32, u32)]| {
+                runs.iter().flat_map(|(count, value)| vec![*value; *count as usize]).collect::<Vec<_>>()
+            };
+            let mut want = expand(&values);
+            prop_assert_eq!(expand(runs.runs()), want.clone());
+            prop_assert!(runs.runs().windows(2).all(|pair| pair[0].1 != pair[1].1));
+            prop_assert_eq!(runs.pop(), want.pop());
+            prop_assert_eq!(expand(runs.runs()), want);
+        }
+    }
+}
