@@ -4,7 +4,7 @@
 //!
 //! # Invariants
 //!
-//! - Of a storage's requests at most one in [`REQUESTS_A_HEDGE`] is sent twice, once [`SAVED_MAX`] are used up.
+//! - Of a storage's requests at most one in twenty is sent twice, once five that were saved up are used.
 
 #![forbid(unsafe_code)]
 

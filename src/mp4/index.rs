@@ -1,11 +1,11 @@
 //! An index MP4 out of what was read of fragmented ones (docs/index-mp4.md).
 
-use super::Error;
 use super::boxes::Mp4Box;
 use super::moov::{Edit, Moov, Track};
 use super::source::Source;
 use super::table::Table;
 use super::write::Writer;
+use super::{Error, INDEX_LEN_MAX};
 
 /// The user type of the box that says what the media was.
 pub const FINGERPRINT: [u8; 16] = *b"\x5a\x1e\x5c\x3d\x8a\x0b\x4c\x1e\x9d\x27\x75\x73\x70\x63\x61\x6e";
@@ -39,6 +39,9 @@ pub fn write(inputs: &[(&Source, &str)]) -> Result<Vec<u8>, Error> {
         return Err(Error::NotFound("is an index of nothing"));
     };
     let entries = entries(inputs, moovs)?;
+    if entries.iter().map(|(entry, _)| entry.table.written_len_max()).sum::<u64>() > INDEX_LEN_MAX {
+        return Err(Error::NotFound("has more samples than an index of 1 GiB lists"));
+    }
     let timescale = movie_timescale(entries.iter().map(|(entry, _)| entry.track.timescale));
     let mut out = Writer::default();
     out.boxed(b"ftyp", |out| out.bytes(b"iso6\0\0\0\0iso6mp41"));

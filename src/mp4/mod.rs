@@ -29,6 +29,9 @@ use std::{error, fmt, io};
 
 pub use boxes::FourCc;
 
+/// The longest index that is made or read, in bytes.
+pub const INDEX_LEN_MAX: u64 = 1 << 30;
+
 /// Why a file cannot be indexed, or an index not be read. Offsets are bytes from the start of the file.
 #[derive(Debug)]
 pub enum Error {

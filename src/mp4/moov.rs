@@ -17,6 +17,9 @@ pub struct Moov<'a> {
     pub defaults: Option<Vec<Defaults>>,
 }
 
+/// More tracks than any file has: each is looked for among the others.
+const TRACKS_MAX: usize = 256;
+
 /// A `trak`, taken apart.
 pub struct Track<'a> {
     /// The whole box.
@@ -92,6 +95,7 @@ impl<'a> Moov<'a> {
         for child in moov.children() {
             let child = child?;
             match &child.kind.0 {
+                b"trak" if tracks.len() == TRACKS_MAX => return Err(child.malformed("is one of more than 256")),
                 b"trak" => tracks.push(Track::read(child)?),
                 b"mvex" => defaults = Some(read_defaults(&child)?),
                 _ => {}

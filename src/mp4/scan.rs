@@ -19,6 +19,8 @@ use super::media::Media;
 const WINDOW_FIRST: u64 = 4096;
 /// No window is shorter.
 const WINDOW_MIN: u64 = 128;
+/// No window is longer, but where a box is; so what is asked for at once stays below 16 MiB.
+const WINDOW_MAX: u64 = 256 << 10;
 /// Windows that are asked for at once.
 const BATCH: usize = 64;
 /// A box longer than that is not taken into memory. Two hours in one fragment have less.
@@ -77,10 +79,11 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
             let header = Header::read(self.bytes(at, Header::LEN_MAX.min(room))?, at, room)?;
             self.at = at + header.len;
             match &header.kind.0 {
-                b"sidx" => {
+                b"sidx" if header.len <= BOX_MAX => {
                     let sidx = Mp4Box::read(self.whole(at, &header)?, at)?;
-                    let found = read_sidx(&sidx)?;
-                    self.hints.add(found, self.len);
+                    if let Ok(found) = read_sidx(&sidx) {
+                        self.hints.add(found, self.len);
+                    }
                 }
                 b"moof" | b"moov" => {
                     if header.kind == b"moof" && !self.has_fragments {
@@ -135,7 +138,7 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
         if self.has_fragments {
             // Fragments vary; one that was long is remembered for a while.
             let used = self.used.end - self.used.start;
-            self.guess = (used + used / 4).max(self.guess - self.guess / 256).max(WINDOW_MIN);
+            self.guess = (used + used / 4).max(self.guess - self.guess / 256).clamp(WINDOW_MIN, WINDOW_MAX);
         }
         self.used = at..at;
         self.hints.drop_before(at);
@@ -162,14 +165,14 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
         self.complete()
     }
 
-    /// Reads what is missing of fragments' boxes that were longer than their windows.
+    /// Reads what is missing of fragments' boxes that were a little longer than their windows.
     fn complete(&mut self) -> Result<(), Error> {
         if self.ahead.len() < 2 {
             return Ok(());
         }
         let missing = |window: &Window| {
             let wanted = window.boxes_len(self.len)?;
-            (wanted > window.end()).then_some(window.end()..wanted)
+            (wanted > window.end() && wanted - window.start <= WINDOW_MAX).then_some(window.end()..wanted)
         };
         let short: Vec<(usize, Range<u64>)> =
             self.ahead.iter().enumerate().filter_map(|(number, window)| Some((number, missing(window)?))).collect();

@@ -1,12 +1,12 @@
 //! A fragmented MP4 of which an index is made: its init, and the tables of its tracks.
 
-use super::Error;
 use super::boxes::{FourCc, Mp4Box};
 use super::fragments::Fragments;
 use super::media::Media;
 use super::moov::{DataReference, Moov, Track};
 use super::scan::Scan;
 use super::table::Table;
+use super::{Error, INDEX_LEN_MAX};
 
 /// Tables may be as long as this whatever the length of the media.
 const TABLES_LEN_FREE: u64 = 64 << 10;
@@ -48,7 +48,7 @@ impl Source {
         }
         let tables: Vec<_> = fragments.into_tables().collect();
         let expanded: u64 = tables.iter().map(|(_, table)| table.expanded_len()).sum();
-        if expanded > media.len().max(TABLES_LEN_FREE) {
+        if expanded > media.len().max(TABLES_LEN_FREE).min(INDEX_LEN_MAX) {
             return Err(Error::NotFound("claims more samples than a file of its length can hold"));
         }
         let etag = media.etag().map(str::to_owned);

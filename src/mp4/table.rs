@@ -180,6 +180,12 @@ impl Table {
         4 * (sizes + self.sync_samples())
     }
 
+    /// Bytes that the tables take at most in an index.
+    pub fn written_len_max(&self) -> u64 {
+        let runs = self.durations.runs().len() + self.compositions.runs().len();
+        self.expanded_len() + 8 * runs as u64 + 20 * self.chunks.len() as u64
+    }
+
     /// The number of sync samples that have to be listed: none if all are.
     pub fn sync_samples(&self) -> u64 {
         if self.syncs.uniform() == Some(1) {

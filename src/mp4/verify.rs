@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use super::boxes::Mp4Box;
 use super::media::Media;
-use super::moov::{DataReference, Moov, Track};
+use super::moov::{DataReference, Edit, Moov, Track};
 use super::read::{Fingerprint, FlatSample, Tables, fingerprints, read_moov};
 use super::source::Source;
 use super::{Error, index};
@@ -28,6 +28,8 @@ pub enum Misfit {
     },
     /// The media has no such track.
     Track,
+    /// Something else of the track is not as the media has it.
+    Other(&'static str),
     /// The first sample that differs, by its number from 1.
     Sample {
         /// Its number.
@@ -48,6 +50,7 @@ impl fmt::Display for Misfit {
         match self {
             Self::Length { indexed, found } => write!(f, "the media had {indexed} bytes and has {found}"),
             Self::Etag { indexed, found } => write!(f, "the media had the ETag {indexed} and has {found}"),
+            Self::Other(what) => write!(f, "its {what} is not the media's"),
             Self::Track => f.write_str("the media has no such track"),
             Self::Sample { number, indexed, found } => {
                 write!(f, "sample {number} is {} in the index, {} in the media", sample(indexed), sample(found))
@@ -93,7 +96,7 @@ pub fn verify<M: Media>(
     let mut misfits = Vec::new();
     for (location, tracks) in by_location {
         let media = open(location).map_err(|e| Failure::Open(location.to_owned(), e))?;
-        misfits.extend(against(&media, location, &tracks, &prints)?);
+        misfits.extend(against(&media, location, &tracks, moov.timescale, &prints)?);
     }
     Ok(misfits)
 }
@@ -118,6 +121,7 @@ fn against(
     media: &impl Media,
     location: &str,
     tracks: &[&Track<'_>],
+    moov_timescale: u32,
     prints: &[Fingerprint],
 ) -> Result<Vec<(u32, Misfit)>, Failure> {
     let print = |track: &Track<'_>| prints.iter().find(|print| print.track_id == track.id);
@@ -127,21 +131,27 @@ fn against(
         return Ok(misfits);
     }
     let failed = |error| Failure::Media(location.to_owned(), error);
-    let source = Source::read(media, None).map_err(failed)?;
-    // Made again, the index has the same samples.
+    // Other tracks of the media may be such that no index is made of them.
+    let sources: Option<Vec<u32>> = tracks.iter().map(|track| Some(print(track)?.source_track_id)).collect();
+    let source = Source::read(media, sources.as_deref()).map_err(failed)?;
+    // Made again, the index is the same.
     let again = index::write(&[(&source, location)]).map_err(failed)?;
     let (bytes, offset) = read_moov(again.as_slice()).map_err(failed)?;
     let again = Moov::read(Mp4Box::read(&bytes, offset).map_err(failed)?).map_err(failed)?;
     let mut misfits = Vec::new();
     for (number, track) in tracks.iter().enumerate() {
-        // Where no fingerprint says which track of the media it is, they are in the same order.
+        // Where no fingerprint says which track of the media it is, they are in the same order, or have kept their numbers.
         let at = match print(track) {
             Some(print) => source.tables.iter().position(|(id, _)| *id == print.source_track_id),
-            None => Some(number),
+            None if tracks.len() == source.tables.len() => Some(number),
+            None => source.tables.iter().position(|(id, _)| *id == track.id),
         };
         let indexed = Tables::read(track)?;
         let misfit = match at.and_then(|at| again.tracks.get(at)) {
-            Some(found) => difference(&indexed, &Tables::read(found).map_err(failed)?),
+            Some(found) => match other(track, moov_timescale, found, again.timescale, print(track).is_some()) {
+                Some(what) => Some(Misfit::Other(what)),
+                None => difference(&indexed, &Tables::read(found).map_err(failed)?),
+            },
             None => Some(Misfit::Track),
         };
         misfits.extend(misfit.map(|misfit| (track.id, misfit)));
@@ -156,6 +166,25 @@ fn changed(print: &Fingerprint, media: &impl Media) -> Option<Misfit> {
     }
     let (indexed, found) = (print.etag.clone()?, media.etag()?.to_owned());
     (indexed != found).then_some(Misfit::Etag { indexed, found })
+}
+
+/// What of a track is not as it was `found`, its samples aside; times are in units of the movies. An index of another
+/// program's may have other edits and sample entries.
+fn other(track: &Track<'_>, movie: u32, found: &Track<'_>, found_movie: u32, is_ours: bool) -> Option<&'static str> {
+    // Both durations were rounded to units of their movies.
+    let is_as_long = |one: u64, other: u64| {
+        let (one, other) = (u128::from(one) * u128::from(found_movie), u128::from(other) * u128::from(movie));
+        one.abs_diff(other) <= u128::from(movie.max(found_movie))
+    };
+    let is_edit =
+        |(one, other): (&Edit, &Edit)| one.media_time == other.media_time && is_as_long(one.duration, other.duration);
+    let are_edits = track.edits.len() == found.edits.len() && track.edits.iter().zip(&found.edits).all(is_edit);
+    match () {
+        () if track.timescale != found.timescale => Some("timescale"),
+        () if is_ours && !are_edits => Some("start or edit list"),
+        () if is_ours && track.stsd.bytes != found.stsd.bytes => Some("codec data"),
+        () => None,
+    }
 }
 
 /// The first sample that is not alike.

@@ -7,8 +7,8 @@ use super::table::{Chunk, Runs, Table};
 pub struct Writer(pub Vec<u8>);
 
 impl Writer {
-    /// Adds a box whose body `body` writes. Boxes of ours stay below 4 GiB, as all tables do that fit in memory
-    /// beside it (`Source::read` refuses others).
+    /// Adds a box whose body `body` writes. Boxes of ours stay below 4 GiB, as a moov that is read does, and the tables of an
+    /// index (`INDEX_LEN_MAX`).
     pub fn boxed(&mut self, kind: &[u8; 4], body: impl FnOnce(&mut Self)) {
         let start = self.0.len();
         self.u32(0);

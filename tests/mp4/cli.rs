@@ -81,6 +81,38 @@ fn what_goes_wrong_names_the_file_the_box_and_the_offset_and_leaves_nothing_behi
 }
 
 #[test]
+fn an_index_takes_the_place_of_no_media_and_of_nothing_but_a_file() {
+    // The media of who calls it by a link was replaced by an index of itself.
+    let dir = place(&["film-aac-128k.cmfa"]);
+    let film = dir.path().join("film.mp4");
+    fs::copy(dir.path().join("media dir/film-aac-128k.cmfa"), &film).expect("a copy");
+    std::os::unix::fs::symlink("film.mp4", dir.path().join("latest.mp4")).expect("a link");
+    let rows = [
+        (["index", "-o", "film.mp4", "latest.mp4"], "uspcache: latest.mp4 is the output and an input\n"),
+        (["index", "-o", "/dev/null", "film.mp4"], "uspcache: /dev/null is there and no file\n"),
+        (["index", "-o", "media dir", "film.mp4"], "uspcache: media dir is there and no file\n"),
+    ];
+    for (arguments, want) in rows {
+        let output = uspcache(dir.path(), &arguments);
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(2), want));
+    }
+    assert_eq!(fs::read(&film).expect("it is there"), sample("film-aac-128k.cmfa"));
+}
+
+#[test]
+fn an_index_that_cannot_be_verified_keeps_no_other_from_it() {
+    let dir = place(&["film-avc1-400k.cmfv", "film-aac-128k.cmfa"]);
+    for (index, media) in [("é.mp4", "media dir/film-avc1-400k.cmfv"), ("b.mp4", "media dir/film-aac-128k.cmfa")] {
+        assert!(uspcache(dir.path(), &["index", "-o", index, media]).status.success());
+    }
+    fs::remove_file(dir.path().join("media dir/film-avc1-400k.cmfv")).expect("it was there");
+    let verified = uspcache(dir.path(), &["verify-index", "é.mp4", "b.mp4"]);
+    assert_eq!((verified.status.code(), text(&verified.stdout).as_str()), (Some(3), "b.mp4: fits\n"));
+    let want = "uspcache: \\xc3\\xa9.mp4: its media media%20dir/film-avc1-400k.cmfv: No such file";
+    assert!(text(&verified.stderr).starts_with(want), "{}", text(&verified.stderr));
+}
+
+#[test]
 fn json_tells_what_was_made() {
     let dir = place(&["muxed-no-default-base.mp4"]);
     let made = uspcache(
@@ -89,7 +121,7 @@ fn json_tells_what_was_made() {
     );
     let bytes = fs::metadata(dir.path().join("a.mp4")).expect("it was made").len();
     let want = format!(
-        r#"{{"index":"a.mp4","bytes":{bytes},"tracks":[{{"id":1,"media":"media%20dir/muxed-no-default-base.mp4","media_track":2,"handler":"soun","language":"und","timescale":44100,"duration":268128,"samples":260,"fragments":3}}]}}"#
+        r#"{{"index":"a.mp4","bytes":{bytes},"tracks":[{{"id":1,"media":"media%20dir/muxed-no-default-base.mp4","media_track":2,"handler":"soun","language":"und","timescale":44100,"duration":268128,"samples":260,"chunks":3}}]}}"#
     );
     assert_eq!(text(&made.stdout).trim_end(), want);
     let none = uspcache(dir.path(), &["index", "-o", "a.mp4", "--track", "3", "media dir/muxed-no-default-base.mp4"]);

@@ -5,8 +5,9 @@ use mod_usp_storage_cache::mp4::index;
 use mod_usp_storage_cache::mp4::moov::{DataReference, Edit, Moov};
 use mod_usp_storage_cache::mp4::read::{Fingerprint, fingerprints, read_moov};
 use mod_usp_storage_cache::mp4::source::Source;
+use mod_usp_storage_cache::mp4::verify::verify;
 
-use crate::golden::sample;
+use crate::golden::{Bytes, sample};
 use crate::made::{Track, edts, full, init, mdat, moof};
 use crate::rows::{agreed, index_of, ours};
 
@@ -47,8 +48,7 @@ fn edits_are_the_inits_and_a_late_start_is_an_empty_one() {
     for (row, start, init, offset, want) in rows {
         let index = index_of(&file(start, init, offset));
         assert_eq!(edits(&index), want, "{row}");
-        // The presentation is the source's: what is delayed by edits is not delayed by the table.
-        assert_eq!(agreed(&index)[0][0].decode_time, 0, "{row}");
+        agreed(&index);
     }
 }
 
@@ -97,4 +97,30 @@ fn selected_tracks_alone_are_indexed() {
     let print = Fingerprint { track_id: 1, source_track_id: 2, media_len: media.len() as u64, etag: None };
     assert_eq!(fingerprints(&index).expect("ours"), [print]);
     assert!(Source::read(media.as_slice(), Some(&[3])).is_err());
+}
+
+#[test]
+fn an_index_of_the_same_samples_at_other_times_or_of_another_codec_does_not_fit() {
+    let misfits = |made_of: &[u8], held_against: &[u8]| {
+        let found = verify(&index_of(made_of), |_| Ok(Bytes(held_against.to_vec()))).expect("both can be read");
+        found.into_iter().map(|(_, misfit)| misfit.to_string()).collect::<Vec<_>>()
+    };
+    let film = file(777, &[], 0);
+    let with = |from: &[u8], to: &[u8]| {
+        let mut other = film.clone();
+        let at = other.windows(from.len()).position(|window| window == from).expect("it is there");
+        other[at..at + to.len()].copy_from_slice(to);
+        other
+    };
+    let timescale = with(b"mdhd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\xe8", b"mdhd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x07\xd0");
+    let rows = [
+        (film.clone(), None),
+        (file(778, &[], 0), None),
+        (file(900, &[], 0), Some("its start or edit list is not the media's")),
+        (timescale, Some("its timescale is not the media's")),
+        (with(b"test", b"tesu"), Some("its codec data is not the media's")),
+    ];
+    for (other, want) in rows {
+        assert_eq!(misfits(&film, &other), Vec::from_iter(want), "{want:?}");
+    }
 }

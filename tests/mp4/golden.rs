@@ -51,7 +51,7 @@ fn gpacs_indexes_fit_their_media() {
 }
 
 /// A file in memory.
-struct Bytes(Vec<u8>);
+pub struct Bytes(pub Vec<u8>);
 
 impl mod_usp_storage_cache::mp4::media::Media for Bytes {
     fn len(&self) -> u64 {

@@ -8,6 +8,7 @@ use mod_usp_storage_cache::mp4::source::Source;
 
 use crate::golden::sample;
 use crate::made::{Track, full, init, mdat, moof};
+use crate::reading::Sparse;
 
 fn error(file: &[u8]) -> String {
     Source::read(file, None).err().expect("it is broken").to_string()
@@ -20,6 +21,22 @@ fn file(track: Track, traf: &[Vec<u8>]) -> Vec<u8> {
 
 fn tfhd() -> Vec<u8> {
     full(b"tfhd", 0, 0, &[1])
+}
+
+#[test]
+fn more_tracks_than_any_file_has_are_refused_before_they_are_compared() {
+    let tracks: Vec<_> = (0..257).map(|_| Track::default()).collect();
+    let error = error(&init(&tracks));
+    assert!(error.ends_with("is one of more than 256"), "{error}");
+}
+
+#[test]
+fn samples_that_no_index_has_room_for_are_refused_before_it_is_written() {
+    // 1.2 thousand million samples without a byte in a large file.
+    let head =
+        file(Track { defaults: [10, 0, 0], ..Track::default() }, &[tfhd(), full(b"trun", 0, 0, &[1_200_000_000])]);
+    let error = Source::read(&Sparse::new(head, 20 << 30), None).err().expect("it is too much").to_string();
+    assert_eq!(error, "claims more samples than a file of its length can hold");
 }
 
 #[test]

@@ -81,6 +81,43 @@ fn film(before: &[u8]) -> (Vec<u8>, Vec<usize>) {
     (film, starts)
 }
 
+/// Media that nothing long is read of.
+struct Frugal(Sparse);
+
+impl Media for Frugal {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
+        let len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        assert!(len < 17 << 20, "{len} bytes are asked for at once");
+        self.0.read(ranges)
+    }
+}
+
+#[test]
+fn hints_that_overlap_have_little_read() {
+    // A sidx that points at 64 places, each of which says that a fragment of 100 MB begins there.
+    let places: Vec<u32> = (0..64).flat_map(|_| [16, 0, 0]).collect();
+    let claims: Vec<u8> = (0..64).flat_map(|_| [&[6, 0, 0, 0][..], b"moof", &[0; 8]].concat()).collect();
+    let track = moof(&[[full(b"tfhd", 0, 0, &[1]), full(b"trun", 0, 0, &[0])].concat()]);
+    let lies = boxed(b"moof", &[&boxed(b"free", &[&claims])]);
+    let sidx = full(b"sidx", 0, 0, &[&[1, 1000, 0, track.len() as u32 + 16, 64][..], &places].concat());
+    let head = [init(&[Track::default()]), sidx, track, lies].concat();
+    let source = Source::read(&Frugal(Sparse::new(head, 300 << 20)), None).expect("it has fragments");
+    assert_eq!(source.tables[0].1.samples, 0);
+}
+
+#[test]
+fn a_sidx_that_cannot_be_read_is_no_hint() {
+    let mut media = sample("packager-video.cmfv");
+    let right = Source::read(media.as_slice(), None).expect("it is right").tables[0].1.samples;
+    let sidx = media.windows(4).position(|window| window == b"sidx").expect("a sidx");
+    media[sidx + 26..sidx + 28].copy_from_slice(&60_000u16.to_be_bytes());
+    assert_eq!(Source::read(media.as_slice(), None).expect("it is as right").tables[0].1.samples, right);
+}
+
 #[test]
 fn without_a_list_of_fragments_each_takes_a_round_trip_at_most() {
     let (film, starts) = film(&[]);

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::builder::RangedU64ValueParser;
@@ -46,17 +47,20 @@ struct MadeTrack {
     timescale: u32,
     duration: u64,
     samples: u32,
-    fragments: usize,
+    chunks: usize,
 }
 
 /// Makes the index.
 pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let dir = directory(&args.output)?;
     let mut read = Vec::new();
+    if fs::metadata(&args.output).is_ok_and(|output| !output.is_file()) {
+        return Err(Failure::Usage(format!("{} is there and no file", args.output.display())));
+    }
     for input in &args.inputs {
         let media = place(input)?;
-        if media == dir.join(args.output.file_name().unwrap_or_default()) {
-            return Err(Failure::Usage(format!("{} is the output and an input", shown(input))));
+        if is_same_file(input, &args.output) {
+            return Err(Failure::Usage(format!("{} is the output and an input", input.display())));
         }
         let reference = location::relative(&dir, &media);
         read.push((read_source(input, &args.tracks)?, reference));
@@ -67,7 +71,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     }
     let inputs: Vec<_> = read.iter().map(|(source, reference)| (source, reference.as_str())).collect();
     let bytes = index::write(&inputs).map_err(|e| of_mp4(&args.output, &e))?;
-    replace(&args.output, &bytes).map_err(|e| Failure::plain(shown(&args.output), e))?;
+    replace(&args.output, &bytes).map_err(|e| Failure::plain(args.output.display(), e))?;
     let made = made(&args.output, bytes.len(), &read).map_err(|e| of_mp4(&args.output, &e))?;
     let samples: u64 = made.tracks.iter().map(|track| u64::from(track.samples)).sum();
     let line =
@@ -79,24 +83,24 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
 /// The directory of a file, absolute and without links.
 pub fn directory(file: &Path) -> Result<PathBuf, Failure> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::canonicalize(parent).map_err(|e| Failure::plain(shown(parent), e))
+    fs::canonicalize(parent).map_err(|e| Failure::plain(parent.display(), e))
 }
 
 /// A file's place: its own name, which may be a link, in its directory.
 fn place(file: &Path) -> Result<PathBuf, Failure> {
-    let name = file.file_name().ok_or_else(|| Failure::Usage(format!("{} names no file", shown(file))))?;
+    let name = file.file_name().ok_or_else(|| Failure::Usage(format!("{} names no file", file.display())))?;
     Ok(directory(file)?.join(name))
 }
 
 fn read_source(input: &Path, tracks: &[u32]) -> Result<Source, Failure> {
-    let media = LocalFile::open(input).map_err(|e| Failure::plain(shown(input), e))?;
+    let media = LocalFile::open(input).map_err(|e| Failure::plain(input.display(), e))?;
     let selected = Some(tracks).filter(|tracks| !tracks.is_empty());
     Source::read(&media, selected).map_err(|e| of_mp4(input, &e))
 }
 
 /// The failure that a file's boxes are.
 pub fn of_mp4(file: &Path, error: &mp4::Error) -> Failure {
-    let file = shown(file);
+    let file = file.display();
     match error {
         mp4::Error::Read { source, .. } => Failure::plain(file, format_args!("{error}: {source}")),
         mp4::Error::Malformed { .. } | mp4::Error::Missing { .. } => {
@@ -108,7 +112,7 @@ pub fn of_mp4(file: &Path, error: &mp4::Error) -> Failure {
     }
 }
 
-/// A path for a message.
+/// A path for the output.
 pub fn shown(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
 }
@@ -118,7 +122,8 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let part = Path::new(&name);
-    let written = write_and_rename(part, path, bytes);
+    let mut file = File::options().write(true).create_new(true).open(part)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(part, path));
     if written.is_err() {
         // What cannot be removed either is named by the error that is told.
         let _ = fs::remove_file(part);
@@ -126,11 +131,10 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-fn write_and_rename(part: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).open(part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(part, path)
+/// Whether both names lead to one file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 fn made(output: &Path, bytes: usize, read: &[(Source, String)]) -> Result<Made, mp4::Error> {
@@ -148,7 +152,7 @@ fn made(output: &Path, bytes: usize, read: &[(Source, String)]) -> Result<Made, 
                 timescale: track.timescale,
                 duration: table.duration,
                 samples: table.samples,
-                fragments: table.chunks.len(),
+                chunks: table.chunks.len(),
             });
         }
     }

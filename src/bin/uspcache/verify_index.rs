@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use mod_usp_storage_cache::mp4::location;
 use mod_usp_storage_cache::mp4::media::LocalFile;
 use mod_usp_storage_cache::mp4::verify::{self, verify};
+use mod_usp_storage_cache::mp4::{INDEX_LEN_MAX, location};
 use serde::Serialize;
 
 use super::failure::{Code, Failure};
-use super::index::{directory, of_mp4, shown};
+use super::index::{directory, of_mp4};
 use super::output::{Out, printable};
 
 /// Tell whether index MP4s fit their media: length and ETag, then every sample
@@ -34,15 +34,20 @@ struct TrackMisfit {
     what: String,
 }
 
-/// Verifies one after the other; the code says whether all fit.
+/// Verifies one after the other; the code says whether all could be, and fit.
 pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let mut code = Code::Done;
     for path in &args.indexes {
-        let verdict = verdict(path)?;
-        if !verdict.fits {
-            code = Code::Wrong;
+        match verdict(path) {
+            Ok(verdict) => {
+                if !verdict.fits && code == Code::Done {
+                    code = Code::Wrong;
+                }
+                say(&verdict, out)?;
+            }
+            // The others are verified all the same.
+            Err(failure) => code = failure.report(),
         }
-        say(&verdict, out)?;
     }
     Ok(code)
 }
@@ -63,17 +68,21 @@ fn say(verdict: &Verdict, out: &mut Out) -> Result<(), Failure> {
 
 fn verdict(path: &Path) -> Result<Verdict, Failure> {
     let dir = directory(path)?;
-    let file = fs::read(path).map_err(|e| Failure::plain(shown(path), e))?;
+    let found = fs::metadata(path).map_err(|e| Failure::plain(path.display(), e))?;
+    if found.len() > INDEX_LEN_MAX {
+        return Err(Failure::plain(path.display(), "is longer than any index"));
+    }
+    let file = fs::read(path).map_err(|e| Failure::plain(path.display(), e))?;
     let open = |reference: &str| match location::resolve(&dir, reference) {
         Some(media) => LocalFile::open(&media),
         None => Err(io::Error::other("is no path of this machine")),
     };
     let misfits = verify(&file, open).map_err(|failure| match failure {
         verify::Failure::Index(e) => of_mp4(path, &e),
-        verify::Failure::Open(media, e) => {
-            Failure::plain(format_args!("{}: its media {}", shown(path), printable(media.as_bytes())), e)
+        verify::Failure::Open(media, e) => Failure::plain(format_args!("{}: its media {media}", path.display()), e),
+        verify::Failure::Media(media, e) => {
+            of_mp4(&location::resolve(&dir, &media).unwrap_or_else(|| media.into()), &e)
         }
-        verify::Failure::Media(media, e) => of_mp4(&dir.join(media), &e),
     })?;
     let misfits: Vec<_> =
         misfits.into_iter().map(|(track, misfit)| TrackMisfit { track, what: misfit.to_string() }).collect();
