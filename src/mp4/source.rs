@@ -48,7 +48,7 @@ impl Source {
         }
         let tables: Vec<_> = fragments.into_tables().collect();
         let expanded: u64 = tables.iter().map(|(_, table)| table.expanded_len()).sum();
-        if expanded > media.len().max(TABLES_LEN_FREE).min(INDEX_LEN_MAX) {
+        if expanded > media.len().clamp(TABLES_LEN_FREE, INDEX_LEN_MAX) {
             return Err(Error::NotFound("claims more samples than a file of its length can hold"));
         }
         let etag = media.etag().map(str::to_owned);
