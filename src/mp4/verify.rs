@@ -171,10 +171,11 @@ fn changed(print: &Fingerprint, media: &impl Media) -> Option<Misfit> {
 /// What of a track is not as it was `found`, its samples aside; times are in units of the movies. An index of another
 /// program's may have other edits and sample entries.
 fn other(track: &Track<'_>, movie: u32, found: &Track<'_>, found_movie: u32, is_ours: bool) -> Option<&'static str> {
-    // Both durations were rounded to units of their movies.
+    // Both durations were rounded to units of their movies, in the same way if those are the same.
+    let most = if movie == found_movie { 0 } else { u128::from(movie.max(found_movie)) };
     let is_as_long = |one: u64, other: u64| {
         let (one, other) = (u128::from(one) * u128::from(found_movie), u128::from(other) * u128::from(movie));
-        one.abs_diff(other) <= u128::from(movie.max(found_movie))
+        one.abs_diff(other) <= most
     };
     let is_edit =
         |(one, other): (&Edit, &Edit)| one.media_time == other.media_time && is_as_long(one.duration, other.duration);

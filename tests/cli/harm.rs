@@ -103,6 +103,7 @@ fn a_shard_that_is_a_link_is_not_followed() {
     let moved = outside.path().join("shard");
     fs::rename(&shard, &moved).expect("moved");
     symlink(&moved, &shard).expect("linked");
+    assert_eq!(shop.json(&["stats"]).remove(0)["entries"], 0);
     for arguments in [&["ls"][..], &["verify", "--remove"], &["purge", "--all"], &["stats"]] {
         let ran = shop.run(arguments);
         assert!(ran.code == Some(0) && !ran.out.contains("http://h"), "{ran:?}");

@@ -80,6 +80,17 @@ fn what_is_late_is_asked_for_a_second_time_where_that_is_on() {
 }
 
 #[test]
+fn nothing_is_late_while_it_is_not_known_how_long_storage_takes() {
+    // Where the time-out stood for that, a hang was asked about once more while it came to its end.
+    let site = Site::with("UspStorageCacheHedge on\nUspStorageCacheTimeout 1\nUspStorageCacheWait 1");
+    site.fill("/learned.mp4", Object::new("film"));
+    site.storage.put(FILM, Object::new("film"));
+    site.storage.fail(FILM, Whom::Fetches, Fault::Hang);
+    assert_eq!(site.get(FILM).body, b"film");
+    assert_eq!(site.storage.fetches(FILM).len(), 1);
+}
+
+#[test]
 fn of_requests_that_all_are_late_few_are_sent_twice() {
     let site = Site::with("UspStorageCacheHedge on\nUspStorageCacheTimeout 1\nUspStorageCacheWait 1");
     learn(&site);

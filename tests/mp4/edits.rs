@@ -115,7 +115,7 @@ fn an_index_of_the_same_samples_at_other_times_or_of_another_codec_does_not_fit(
     let timescale = with(b"mdhd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\xe8", b"mdhd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x07\xd0");
     let rows = [
         (film.clone(), None),
-        (file(778, &[], 0), None),
+        (file(778, &[], 0), Some("its start or edit list is not the media's")),
         (file(900, &[], 0), Some("its start or edit list is not the media's")),
         (timescale, Some("its timescale is not the media's")),
         (with(b"test", b"tesu"), Some("its codec data is not the media's")),

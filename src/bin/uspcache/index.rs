@@ -113,7 +113,7 @@ pub fn of_mp4(file: &Path, error: &mp4::Error) -> Failure {
 }
 
 /// A path for the output.
-pub fn shown(path: &Path) -> String {
+fn shown(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
 }
 

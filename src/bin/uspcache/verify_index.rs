@@ -12,7 +12,7 @@ use super::failure::{Code, Failure};
 use super::index::{directory, of_mp4};
 use super::output::{Out, printable};
 
-/// Tell whether index MP4s fit their media: length and ETag, then every sample
+/// Tell whether index MP4s fit their media: length, times, codec data and every sample
 #[derive(clap::Args)]
 pub struct Args {
     /// The indexes; other programs' too

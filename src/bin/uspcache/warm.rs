@@ -5,7 +5,6 @@
 use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::num::NonZeroUsize;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -13,6 +12,7 @@ use mod_usp_storage_cache::cache::key::Key;
 use mod_usp_storage_cache::cache::prefetch::{is_manifest, named};
 use mod_usp_storage_cache::config::Match;
 use mod_usp_storage_cache::manifest::MANIFEST_LEN_MAX;
+use parking_lot::Mutex;
 use serde::Serialize;
 use ureq::{Agent, Body, http};
 
@@ -123,19 +123,19 @@ impl Warmer {
         self.bar.inc_length(keys.len() as u64);
         let next = Mutex::new(keys.iter().enumerate());
         let asked = Mutex::new(Vec::with_capacity(keys.len()));
-        let lock_next = || next.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+        let lock_next = || next.lock().next();
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.min(keys.len()) {
                 scope.spawn(|| {
                     while let Some((number, key)) = lock_next() {
                         let one = self.ask(key);
                         self.bar.inc(1);
-                        asked.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((number, one));
+                        asked.lock().push((number, one));
                     }
                 });
             }
         });
-        let mut asked = asked.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut asked = asked.into_inner();
         asked.sort_unstable_by_key(|(number, _)| *number);
         asked.into_iter().map(|(_, one)| one).collect()
     }

@@ -28,23 +28,32 @@ impl Filler {
         let hedges = can_wait && self.urgency == Urgency::Demand && self.order.rules.hedges;
         self.patiently(can_wait, what_for, |connection| {
             self.tell_region();
-            let came = match hedges {
-                true => self.hedged(question, connection),
-                false => {
-                    let (key, rules) = self.asked_of();
+            let (key, rules) = self.asked_of();
+            let begun = Instant::now();
+            let came = match self.cache.hedges.late_after(key.authority()).filter(|_| hedges) {
+                Some(late_after) => self.hedged(question, connection, late_after),
+                None => {
                     let answer = self.cache.client.get(key, rules, question, SystemTime::now());
                     answer.map(|answer| (answer, connection))
                 }
             };
+            if hedges && came.is_ok() {
+                // Where a second request was answered first, the first one takes longer still.
+                self.cache.hedges.took(key.authority(), begun.elapsed());
+            }
             self.tell_learned();
             came
         })
     }
 
-    /// Asks for a part of a version, and once more over another connection where the answer is late.
-    fn hedged(&self, question: &Question<'_>, connection: Connection) -> Result<(Answer, Connection), Failure> {
+    /// Asks for a part of a version, and once more over another connection if the answer has not begun `late_after` that.
+    fn hedged(
+        &self,
+        question: &Question<'_>,
+        connection: Connection,
+        late_after: Duration,
+    ) -> Result<(Answer, Connection), Failure> {
         let (key, rules) = self.asked_of();
-        let hedges = &self.cache.hedges;
         // What is sent outlives this call if the other one is answered first.
         let sent = Arc::new((self.cache.clone(), key.clone(), rules.clone(), question.only.map(<[u8]>::to_vec)));
         let part = question.part;
@@ -60,18 +69,11 @@ impl Filler {
         let again = || {
             // Nobody goes without a connection for it.
             let connection = self.cache.connections.take(Use::Bulk, Duration::ZERO, || true).ok().flatten()?;
-            hedges.spend(key.authority()).then(|| ask(connection))
+            self.cache.hedges.spend(key.authority()).then(|| ask(connection))
         };
-        let late_after = hedges.late_after(key.authority()).unwrap_or(rules.timeout);
         let is_final = |came: &Result<_, Failure>| came.as_ref().err().is_none_or(|failure| !failure.passes());
-        let begun = Instant::now();
         let came = first_of(ask(connection), late_after, again, is_final);
-        let came = came.unwrap_or_else(|| Err(Failure::Broken("no thread, or a panic: see above".into())));
-        if came.is_ok() {
-            // Where the second one was first, the first one takes longer still.
-            hedges.took(key.authority(), begun.elapsed());
-        }
-        came
+        came.unwrap_or_else(|| Err(Failure::Broken("no thread, or a panic: see above".into())))
     }
 
     /// Asks storage for the object's fields and checksums.
