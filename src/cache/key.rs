@@ -191,6 +191,15 @@ impl Key {
         Some(self.text(self.url_at, self.path_at + slash_at + 1))
     }
 
+    /// The same URL with another query, which is escaped as a query has to be: for requests that are not about one object.
+    pub fn with_query(&self, query: &str) -> Self {
+        let mut key = self.clone();
+        key.bytes.truncate(self.path_at + self.path().len());
+        key.bytes.push(b'?');
+        key.bytes.extend_from_slice(query.as_bytes());
+        key
+    }
+
     fn text(&self, from: usize, to: usize) -> &str {
         str::from_utf8(&self.bytes[from..to]).unwrap_or_default()
     }
@@ -271,7 +280,7 @@ const PLAIN: [bool; 256] = {
 };
 
 /// `path` with its escapes resolved, once.
-pub(crate) fn decode(path: &[u8]) -> Result<Vec<u8>, NoKey> {
+pub fn decode(path: &[u8]) -> Result<Vec<u8>, NoKey> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, tail @ ..] = rest {
@@ -283,11 +292,12 @@ pub(crate) fn decode(path: &[u8]) -> Result<Vec<u8>, NoKey> {
 }
 
 /// RFC 3986, section 2.3.
-pub(crate) const fn is_unreserved(byte: u8) -> bool {
+pub const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-pub(crate) fn push_escaped(bytes: &mut impl Extend<u8>, byte: u8) {
+/// Appends the escape of a byte.
+pub fn push_escaped(bytes: &mut impl Extend<u8>, byte: u8) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     bytes.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
 }

@@ -147,18 +147,27 @@ async fn region(identity: &Identity, asking: &ProviderConfig) -> Region {
     if let Some(region) = &identity.region {
         return Region::new(region.clone());
     }
-    let profile = ProfileFileRegionProvider::builder().configure(asking).profile_files(profile_files()).build();
-    let told = match EnvironmentVariableRegionProvider::new().region().await {
-        Some(region) => Some(region),
-        None => profile.region().await,
-    };
-    told.unwrap_or_else(|| {
+    told_region(asking).await.unwrap_or_else(|| {
         Region::new(match identity.role.as_ref().and_then(|role| role.arn.split(':').nth(1)) {
             Some("aws-cn") => "cn-north-1",
             Some("aws-us-gov") => "us-gov-west-1",
             _ => "us-east-1",
         })
     })
+}
+
+/// The region that the environment or the profile tells.
+pub fn fetch_region() -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().ok()?;
+    runtime.block_on(told_region(&ProviderConfig::default())).map(|region| region.to_string())
+}
+
+async fn told_region(asking: &ProviderConfig) -> Option<Region> {
+    if let Some(region) = EnvironmentVariableRegionProvider::new().region().await {
+        return Some(region);
+    }
+    let profile = ProfileFileRegionProvider::builder().configure(asking).profile_files(profile_files()).build();
+    profile.region().await
 }
 
 /// An error with its causes. Only their `Display`: what is behind may show an answer that was read.

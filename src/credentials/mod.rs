@@ -21,7 +21,7 @@ use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
 use parking_lot::Mutex;
@@ -120,6 +120,25 @@ impl Keys {
     pub fn credentials(&self) -> &Credentials {
         &self.0
     }
+}
+
+/// The keys that the chain gives a process which shares them with no other, and when they expire; none where no source has any.
+/// Takes as long as the sources take; the error says why they failed.
+pub fn of_chain() -> Result<Option<(Keys, Option<SystemTime>)>, String> {
+    let named = signing::Identity { keys: None, role: None, is_explicit: true };
+    match chain::fetch(&Identity::of(&named, None)) {
+        Ok(credentials) => {
+            let expires_at = credentials.expiry();
+            Ok(Some((Keys(credentials), expires_at)))
+        }
+        Err(Trouble::Nothing(_)) => Ok(None),
+        Err(Trouble::Failed(why)) => Err(why),
+    }
+}
+
+/// The region that the environment or the profile tells.
+pub fn region_of_chain() -> Option<String> {
+    chain::fetch_region()
 }
 
 impl Keyring {

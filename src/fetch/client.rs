@@ -1,4 +1,4 @@
-//! GETs over pooled keep-alive connections.
+//! Requests over pooled keep-alive connections.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -31,11 +31,13 @@ const PIECE_LEN: usize = 64 * 1024;
 const INPUT_LEN: usize = PIECE_LEN;
 const OUTPUT_LEN: usize = 16 * 1024;
 
-/// Asks storage. Connections are made at the first request.
+/// Asks storage. Connections are made at the first request. The default one has nobody to ask for keys: what it signs with is
+/// in the rules.
+#[derive(Default)]
 pub struct Client {
     pools: Mutex<Pools>,
     learned: Learned,
-    keyring: Arc<Keyring>,
+    keyring: Option<Arc<Keyring>>,
 }
 
 #[derive(Default)]
@@ -137,7 +139,7 @@ pub struct Incoming(Body);
 impl Client {
     /// A client that signs with what `keyring` holds, where it has to ask for keys.
     pub fn new(keyring: Arc<Keyring>) -> Self {
-        Self { pools: Mutex::default(), learned: Learned::default(), keyring }
+        Self { keyring: Some(keyring), ..Self::default() }
     }
 
     /// Sends a GET for `key` and waits for the answer's head.
@@ -155,13 +157,24 @@ impl Client {
                 request = request.header(name, value);
             }
         }
-        self.ask(request, key, rules, now)
+        self.ask(request, None, key, rules, now)
+    }
+
+    /// Puts `body` in the place of the object, at once or not at all.
+    pub fn put(&self, key: &Key, rules: &Rules, body: &[u8], media_type: &str, now: SystemTime) -> Result<(), Failure> {
+        let request = http::Request::put(key.url()).header("content-type", media_type);
+        match self.ask(request, Some(body), key, rules, now) {
+            // What storage answers is 200; of other servers 201 and 204 say the same (RFC 9110, section 9.3.4).
+            Ok(Answer { kind: Kind::Whole(_), .. }) | Err(Failure::Status(201 | 204)) => Ok(()),
+            Ok(_) => Err(Failure::Answer("a status that is none of a PUT's")),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Asks for the fields of `key` with its checksums (Amazon S3 API reference, "HeadObject").
     pub fn head(&self, key: &Key, rules: &Rules, now: SystemTime) -> Result<Answer, Failure> {
         let request = http::Request::head(key.url()).header(sigv4::CHECKSUM_MODE.0, sigv4::CHECKSUM_MODE.1);
-        self.ask(request, key, rules, now)
+        self.ask(request, None, key, rules, now)
     }
 
     /// What refusals have taught since this was asked last, for the log.
@@ -173,18 +186,18 @@ impl Client {
     fn ask(
         &self,
         request: http::request::Builder,
+        body: Option<&[u8]>,
         key: &Key,
         rules: &Rules,
         now: SystemTime,
     ) -> Result<Answer, Failure> {
         let request = request.body(()).map_err(|e| Failure::Broken(e.to_string()))?;
         let signing = self.signing(rules)?;
-        match self.ask_once(request.clone(), key, &signing, rules, now) {
-            Err(Failure::Refused(refusal)) if self.learned.learn(&refusal, key) => {
-                self.ask_once(request, key, &signing, rules, now)
-            }
+        let ask_once = |signing: &Signing, now| self.ask_once(request.clone(), body, key, signing, rules, now);
+        match ask_once(&signing, now) {
+            Err(Failure::Refused(refusal)) if self.learned.learn(&refusal, key) => ask_once(&signing, now),
             Err(failure) => match self.other_keys(rules, signing, &failure) {
-                Some(keys) => self.ask_once(request, key, &Signing::Keys(keys), rules, SystemTime::now()),
+                Some(keys) => ask_once(&Signing::Keys(keys), SystemTime::now()),
                 None => Err(failure),
             },
             answer => answer,
@@ -199,8 +212,9 @@ impl Client {
             Credentials::Keys(keys) => return Ok(Signing::Keys(keys.clone())),
             Credentials::Asked(identity) => identity,
         };
-        let known = match self.keyring.known(identity) {
-            Known::Unknown if identity.is_required() => self.keyring.settled(identity, rules.timeout),
+        let Some(keyring) = &self.keyring else { return Err(Failure::NoKeys) };
+        let known = match keyring.known(identity) {
+            Known::Unknown if identity.is_required() => keyring.settled(identity, rules.timeout),
             known => known,
         };
         match known {
@@ -213,13 +227,13 @@ impl Client {
 
     /// The keys to ask again with, after storage has refused what was sent.
     fn other_keys(&self, rules: &Rules, sent: Signing, failure: &Failure) -> Option<Keys> {
-        let Credentials::Asked(identity) = &rules.credentials else { return None };
+        let (Credentials::Asked(identity), Some(keyring)) = (&rules.credentials, &self.keyring) else { return None };
         match (sent, failure) {
             (Signing::Keys(keys), Failure::Refused(refusal)) if refusal.is_of_keys() => {
-                self.keyring.renewed(identity, &keys, rules.timeout)
+                keyring.renewed(identity, &keys, rules.timeout)
             }
             (Signing::Unknown, Failure::Status(401 | 403) | Failure::Refused(_)) => {
-                match self.keyring.settled(identity, rules.timeout) {
+                match keyring.settled(identity, rules.timeout) {
                     Known::Keys(keys) => Some(keys),
                     Known::Unknown | Known::Nothing | Known::Failed => None,
                 }
@@ -236,6 +250,7 @@ impl Client {
     fn ask_once(
         &self,
         mut request: http::Request<()>,
+        body: Option<&[u8]>,
         key: &Key,
         signing: &Signing,
         rules: &Rules,
@@ -245,20 +260,31 @@ impl Client {
             Signing::Nothing | Signing::Unknown => None,
             Signing::Keys(keys) => {
                 let terms = self.terms(key, rules, now);
-                sigv4::sign(&mut request, key, keys, rules, &terms).map_err(Failure::Signing)?;
+                sigv4::sign(&mut request, body.unwrap_or_default(), key, keys, rules, &terms)
+                    .map_err(Failure::Signing)?;
                 Some(Signed { region: terms.region.into_owned(), at: terms.at, now })
             }
         };
-        Answer::of(self.send(request, rules)?, rules).map_err(|failure| match (failure, signed) {
+        Answer::of(self.send(request, body, rules)?, rules).map_err(|failure| match (failure, signed) {
             (Failure::Refused(refusal), Some(signed)) => Failure::Refused(Box::new(refusal.of_signed(signed))),
             (other, _) => other,
         })
     }
 
-    fn send(&self, request: http::Request<()>, rules: &Rules) -> Result<http::Response<Body>, Failure> {
+    fn send(
+        &self,
+        request: http::Request<()>,
+        body: Option<&[u8]>,
+        rules: &Rules,
+    ) -> Result<http::Response<Body>, Failure> {
         let setup =
             Setup { roots: rules.roots.clone(), connect_timeout: rules.connect_timeout, timeout: rules.timeout };
-        self.agent(setup).run(request).map_err(failure)
+        let agent = self.agent(setup);
+        let answer = match body {
+            Some(body) => agent.run(request.map(|()| body)),
+            None => agent.run(request),
+        };
+        answer.map_err(failure)
     }
 
     fn agent(&self, setup: Setup) -> Agent {
@@ -358,6 +384,13 @@ impl Incoming {
             }
         }
         if came == len { Ok(()) } else { Err(Failure::Length { announced: len, came }) }
+    }
+
+    /// Reads the body to its end, which is to come before `len_max` bytes have.
+    pub fn read(self, len_max: u64) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        self.0.into_reader().take(len_max + 1).read_to_end(&mut bytes).map_err(|e| failure(Error::from(e)))?;
+        if bytes.len() as u64 > len_max { Err(Failure::Answer("it is too long")) } else { Ok(bytes) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! AWS Signature Version 4 for GETs and HEADs of objects
+//! AWS Signature Version 4 for requests about objects
 //! (Amazon S3 API reference, "Authenticating requests: using the Authorization header", and "using query parameters").
 
 use std::borrow::Cow;
@@ -57,7 +57,7 @@ pub fn signature(
     rules: &Rules,
     terms: &Terms<'_>,
 ) -> Result<Signature, String> {
-    let signed = instructions(terms, method, &signed_url(key), &[("host", host)], keys, rules)?;
+    let signed = instructions(terms, method, &signed_url(key), &[("host", host)], &[], keys, rules)?;
     if rules.use_headers {
         let fields = signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned()));
         return Ok(Signature::Header(fields.collect()));
@@ -74,9 +74,11 @@ pub fn signature(
     Ok(Signature::Query(String::from_utf8(query).unwrap_or_default()))
 }
 
-/// Signs `request`, a GET or HEAD of `key`, with `keys` in the header or in the query; the error says what is wrong.
+/// Signs `request`, which is for `key` and has that `body`, with `keys` in the header or in the query; the error says what is
+/// wrong.
 pub fn sign(
     request: &mut http::Request<()>,
+    body: &[u8],
     key: &Key,
     keys: &Keys,
     rules: &Rules,
@@ -88,7 +90,7 @@ pub fn sign(
     }
     let checksum_mode = request.headers().contains_key(CHECKSUM_MODE.0).then_some(CHECKSUM_MODE);
     let method = request.method().clone();
-    let signed = instructions(terms, method.as_str(), &url, checksum_mode.as_slice(), keys, rules)?;
+    let signed = instructions(terms, method.as_str(), &url, checksum_mode.as_slice(), body, keys, rules)?;
     signed.apply_to_request_http1x(request);
     Ok(())
 }
@@ -99,6 +101,7 @@ fn instructions(
     method: &str,
     url: &str,
     fields: &[(&str, &str)],
+    body: &[u8],
     keys: &Keys,
     rules: &Rules,
 ) -> Result<SigningInstructions, String> {
@@ -112,7 +115,7 @@ fn instructions(
         .build()
         .map_err(|e| e.to_string())?
         .into();
-    let body = if rules.use_headers { SignableBody::Bytes(b"") } else { SignableBody::UnsignedPayload };
+    let body = if rules.use_headers { SignableBody::Bytes(body) } else { SignableBody::UnsignedPayload };
     let signable = SignableRequest::new(method, url, fields.iter().copied(), body);
     let signed = signable.and_then(|signable| sign_http(signable, &parameters)).map_err(|e| e.to_string())?;
     Ok(signed.into_parts().0)

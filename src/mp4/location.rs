@@ -6,12 +6,18 @@ use std::path::{Component, Path, PathBuf};
 
 /// The reference to `media` from an index in `dir`. Both are absolute, without `.`, `..` and links.
 pub fn relative(dir: &Path, media: &Path) -> String {
-    let common = dir.components().zip(media.components()).take_while(|(a, b)| a == b).count();
-    let up = dir.components().skip(common).map(|_| "..".to_owned());
-    let down = media.components().skip(common).map(|part| encode(part.as_os_str().as_bytes()));
-    let path = up.chain(down).collect::<Vec<_>>().join("/");
-    // A first segment with a colon would be a scheme.
-    if path.split('/').next().is_some_and(|first| first.contains(':')) { format!("./{path}") } else { path }
+    let segments = |path: &Path| path.components().map(|part| encode(part.as_os_str().as_bytes())).collect::<Vec<_>>();
+    between(&segments(dir), &segments(media))
+}
+
+/// The reference from a directory to a file, both by the segments of their paths from the same root, percent-encoded.
+pub fn between<S: AsRef<str> + PartialEq>(dir: &[S], file: &[S]) -> String {
+    let common = dir.iter().zip(file).take_while(|(a, b)| a == b).count();
+    let up = dir[common..].iter().map(|_| "..");
+    let path = up.chain(file[common..].iter().map(AsRef::as_ref)).collect::<Vec<_>>().join("/");
+    // A first segment with a colon would be a scheme, and an empty one the root.
+    let first = path.split('/').next().unwrap_or_default();
+    if first.contains(':') || first.is_empty() { format!("./{path}") } else { path }
 }
 
 /// A segment of a path, with what may not stand there percent-encoded.

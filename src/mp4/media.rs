@@ -58,6 +58,20 @@ impl Media for LocalFile {
     }
 }
 
+impl<M: Media + ?Sized> Media for Box<M> {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn etag(&self) -> Option<&str> {
+        (**self).etag()
+    }
+
+    fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
+        (**self).read(ranges)
+    }
+}
+
 /// Bytes in memory.
 impl Media for [u8] {
     fn len(&self) -> u64 {

@@ -1,32 +1,37 @@
 //! `uspcache index`: an index MP4 of fragmented MP4s.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::fmt::Display;
 
 use clap::builder::RangedU64ValueParser;
-use mod_usp_storage_cache::mp4::media::LocalFile;
+use indicatif::ProgressBar;
 use mod_usp_storage_cache::mp4::source::Source;
-use mod_usp_storage_cache::mp4::{self, index, location};
+use mod_usp_storage_cache::mp4::{self, index};
 use serde::Serialize;
 
 use super::failure::{Code, Failure};
 use super::output::{Out, printable};
+use super::place::Place;
+use super::progress::{self, Watched};
+use super::storage::{self, Storage};
+
+/// What an index is for a web server.
+pub const MEDIA_TYPE: &str = "video/mp4";
 
 /// Make one index MP4 of one or several fragmented MP4s
 #[derive(clap::Args)]
 pub struct Args {
     /// The index; it is replaced if it is there
     #[arg(short, long, value_name = "OUT")]
-    output: PathBuf,
+    output: OsString,
     /// Index only this track of the inputs; can be given several times
     #[arg(long = "track", value_name = "ID", value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
     tracks: Vec<u32>,
-    /// The fragmented MP4s: CMAF, ISMV or any other
+    /// The fragmented MP4s, CMAF, ISMV or any other: paths, s3://bucket/name or http(s) URLs
     #[arg(required = true, value_name = "IN")]
-    inputs: Vec<PathBuf>,
+    inputs: Vec<OsString>,
+    #[command(flatten)]
+    storage: storage::Options,
 }
 
 /// What was made.
@@ -52,55 +57,46 @@ struct MadeTrack {
 
 /// Makes the index.
 pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
-    let dir = directory(&args.output)?;
-    let mut read = Vec::new();
-    if fs::metadata(&args.output).is_ok_and(|output| !output.is_file()) {
-        return Err(Failure::Usage(format!("{} is there and no file", args.output.display())));
-    }
-    for input in &args.inputs {
-        let media = place(input)?;
-        if is_same_file(input, &args.output) {
-            return Err(Failure::Usage(format!("{} is the output and an input", input.display())));
-        }
-        let reference = location::relative(&dir, &media);
-        read.push((read_source(input, &args.tracks)?, reference));
-    }
-    let found = |id: &u32| read.iter().any(|(source, _)| source.tables.iter().any(|(track, _)| track == id));
-    if let Some(missing) = args.tracks.iter().find(|id| !found(id)) {
-        return Err(Failure::Failed(format!("no input has a track {missing}")));
-    }
-    let inputs: Vec<_> = read.iter().map(|(source, reference)| (source, reference.as_str())).collect();
-    let bytes = index::write(&inputs).map_err(|e| of_mp4(&args.output, &e))?;
-    replace(&args.output, &bytes).map_err(|e| Failure::plain(args.output.display(), e))?;
-    let made = made(&args.output, bytes.len(), &read).map_err(|e| of_mp4(&args.output, &e))?;
-    let samples: u64 = made.tracks.iter().map(|track| u64::from(track.samples)).sum();
-    let line =
-        format!("{}: {} tracks, {samples} samples, {} bytes", shown(&args.output), made.tracks.len(), made.bytes);
-    out.either(&made, line)?;
+    let storage = args.storage.open()?;
+    let output = Place::parse(&args.output, &storage)?;
+    let inputs: Result<Vec<_>, _> = args.inputs.iter().map(|input| Place::parse(input, &storage)).collect();
+    make(&storage, &output, &inputs?, &args.tracks, out)?;
     Ok(Code::Done)
 }
 
-/// The directory of a file, absolute and without links.
-pub fn directory(file: &Path) -> Result<PathBuf, Failure> {
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::canonicalize(parent).map_err(|e| Failure::plain(parent.display(), e))
+/// Makes the index at `output` of those tracks of `inputs`, or of all.
+pub fn make(storage: &Storage, output: &Place, inputs: &[Place], tracks: &[u32], out: &mut Out) -> Result<(), Failure> {
+    output.check_output(inputs)?;
+    let mut read = Vec::new();
+    for input in inputs {
+        let reference = output.reference(input, &inputs[0])?;
+        read.push((read_source(storage, input, tracks, &progress::bytes(out))?, reference));
+    }
+    let found = |id: &u32| read.iter().any(|(source, _)| source.tables.iter().any(|(track, _)| track == id));
+    if let Some(missing) = tracks.iter().find(|id| !found(id)) {
+        return Err(Failure::Failed(format!("no input has a track {missing}")));
+    }
+    let sources: Vec<_> = read.iter().map(|(source, reference)| (source, reference.as_str())).collect();
+    let bytes = index::write(&sources).map_err(|e| of_mp4(output, &e))?;
+    output.replace(storage, &bytes, MEDIA_TYPE)?;
+    let made = made(output, bytes.len(), &read).map_err(|e| of_mp4(output, &e))?;
+    let samples: u64 = made.tracks.iter().map(|track| u64::from(track.samples)).sum();
+    let shown = printable(made.index.as_bytes());
+    let line = format!("{shown}: {} tracks, {samples} samples, {} bytes", made.tracks.len(), made.bytes);
+    out.either(&made, line)
 }
 
-/// A file's place: its own name, which may be a link, in its directory.
-fn place(file: &Path) -> Result<PathBuf, Failure> {
-    let name = file.file_name().ok_or_else(|| Failure::Usage(format!("{} names no file", file.display())))?;
-    Ok(directory(file)?.join(name))
-}
-
-fn read_source(input: &Path, tracks: &[u32]) -> Result<Source, Failure> {
-    let media = LocalFile::open(input).map_err(|e| Failure::plain(input.display(), e))?;
+/// Reads a fragmented MP4, and shows how far that is.
+pub fn read_source(storage: &Storage, input: &Place, tracks: &[u32], bar: &ProgressBar) -> Result<Source, Failure> {
+    let media = input.open(storage).map_err(|e| Failure::plain(input, e))?;
     let selected = Some(tracks).filter(|tracks| !tracks.is_empty());
-    Source::read(&media, selected).map_err(|e| of_mp4(input, &e))
+    let source = Source::read(&Watched::new(&*media, bar), selected).map_err(|e| of_mp4(input, &e));
+    bar.finish_and_clear();
+    source
 }
 
 /// The failure that a file's boxes are.
-pub fn of_mp4(file: &Path, error: &mp4::Error) -> Failure {
-    let file = file.display();
+pub fn of_mp4(file: impl Display, error: &mp4::Error) -> Failure {
     match error {
         mp4::Error::Read { source, .. } => Failure::plain(file, format_args!("{error}: {source}")),
         mp4::Error::Malformed { .. } | mp4::Error::Missing { .. } => {
@@ -112,32 +108,7 @@ pub fn of_mp4(file: &Path, error: &mp4::Error) -> Failure {
     }
 }
 
-/// A path for the output.
-fn shown(path: &Path) -> String {
-    printable(path.as_os_str().as_bytes())
-}
-
-/// Puts `bytes` in the place of `path`, whole or not at all.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = Path::new(&name);
-    let mut file = File::options().write(true).create_new(true).open(part)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(part, path));
-    if written.is_err() {
-        // What cannot be removed either is named by the error that is told.
-        let _ = fs::remove_file(part);
-    }
-    written
-}
-
-/// Whether both names lead to one file.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
-    identity(one).is_some_and(|one| identity(other) == Some(one))
-}
-
-fn made(output: &Path, bytes: usize, read: &[(Source, String)]) -> Result<Made, mp4::Error> {
+fn made(output: &Place, bytes: usize, read: &[(Source, String)]) -> Result<Made, mp4::Error> {
     let mut tracks = Vec::new();
     for (source, reference) in read {
         let moov = source.moov()?;
@@ -156,5 +127,5 @@ fn made(output: &Path, bytes: usize, read: &[(Source, String)]) -> Result<Made, 
             });
         }
     }
-    Ok(Made { index: output.to_string_lossy().into_owned(), bytes, tracks })
+    Ok(Made { index: output.to_string(), bytes, tracks })
 }

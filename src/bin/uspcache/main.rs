@@ -9,13 +9,17 @@
 mod amounts;
 mod failure;
 mod index;
+mod jobs;
 mod ls;
 mod output;
+mod place;
 mod progress;
 mod purge;
+mod remote;
 mod row;
 mod show;
 mod stats;
+mod storage;
 mod store;
 mod url;
 mod verify;
@@ -78,5 +82,15 @@ fn run(command: &Command, out: &mut Out) -> Result<Code, Failure> {
         Command::Warm(args) => warm::run(args, out),
         Command::Index(args) => index::run(args, out),
         Command::VerifyIndex(args) => verify_index::run(args, out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_subcommands_are_as_clap_wants_them() {
+        super::Cli::command().debug_assert();
     }
 }

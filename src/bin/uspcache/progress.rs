@@ -1,6 +1,11 @@
 //! Progress on a terminal; none in a pipe, in JSON or where quiet was asked for.
 
+use std::io;
+use std::ops::Range;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use mod_usp_storage_cache::mp4::media::Media;
 
 use super::output::Out;
 
@@ -20,4 +25,37 @@ fn bar(out: &Out, template: &str) -> ProgressBar {
     let target = if is_wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(0), target).with_style(style)
+}
+
+/// Media that is read from its start to its end, and how far that is.
+pub struct Watched<'m, M: ?Sized> {
+    media: &'m M,
+    bar: &'m ProgressBar,
+}
+
+impl<'m, M: Media + ?Sized> Watched<'m, M> {
+    /// Shows it on `bar`, whose unit is bytes.
+    pub fn new(media: &'m M, bar: &'m ProgressBar) -> Self {
+        bar.set_length(media.len());
+        Self { media, bar }
+    }
+}
+
+impl<M: Media + ?Sized> Media for Watched<'_, M> {
+    fn len(&self) -> u64 {
+        self.media.len()
+    }
+
+    fn etag(&self) -> Option<&str> {
+        self.media.etag()
+    }
+
+    fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
+        let read = self.media.read(ranges)?;
+        // What is read up to the end is the list of fragments that lies there, or the last of all.
+        if let Some(last) = ranges.last().filter(|last| last.end < self.len()) {
+            self.bar.set_position(last.end);
+        }
+        Ok(read)
+    }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt as _;
 
-use mod_usp_storage_cache::cache::key::{Key, NoKey, Upstream};
+use mod_usp_storage_cache::cache::key::{Key, NoKey, Upstream, decode, is_unreserved, push_escaped};
 
 use super::failure::Failure;
 
@@ -33,6 +33,25 @@ pub fn prefix(typed: &OsStr) -> Result<String, Failure> {
 pub fn whole(typed: &OsStr) -> Result<Key, Failure> {
     let key = Upstream::parse(&filename(typed)).and_then(|upstream| upstream.key("", false));
     key.map_err(|no_key| refused(typed, no_key))
+}
+
+/// A name as the path of a URL.
+pub fn escaped(name: &str) -> String {
+    let mut escaped = Vec::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte == b'/' || is_unreserved(byte) { escaped.push(byte) } else { push_escaped(&mut escaped, byte) }
+    }
+    String::from_utf8(escaped).unwrap_or_default()
+}
+
+/// The name that a part of a path stands for; what is no UTF-8 is U+FFFD.
+pub fn unescaped(path: &str) -> String {
+    decode(path.as_bytes()).map_or_else(|_| path.to_owned(), |name| String::from_utf8_lossy(&name).into_owned())
+}
+
+/// Whether a URL brings a signature that somebody else made.
+pub fn is_signed(typed: &OsStr) -> bool {
+    Upstream::parse(&filename(typed)).is_ok_and(|upstream| upstream.is_signed())
 }
 
 /// The URL as mod_proxy would hand it to the module.

@@ -1,23 +1,25 @@
 //! `uspcache verify-index`: whether index MP4s still fit their media.
 
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::ffi::OsString;
 
-use mod_usp_storage_cache::mp4::media::LocalFile;
+use mod_usp_storage_cache::mp4::INDEX_LEN_MAX;
 use mod_usp_storage_cache::mp4::verify::{self, verify};
-use mod_usp_storage_cache::mp4::{INDEX_LEN_MAX, location};
 use serde::Serialize;
 
 use super::failure::{Code, Failure};
-use super::index::{directory, of_mp4};
+use super::index::of_mp4;
 use super::output::{Out, printable};
+use super::place::Place;
+use super::storage::{self, Storage};
 
 /// Tell whether index MP4s fit their media: length, times, codec data and every sample
 #[derive(clap::Args)]
 pub struct Args {
-    /// The indexes; other programs' too
+    /// The indexes, other programs' too: paths, s3://bucket/name or http(s) URLs
     #[arg(required = true, value_name = "INDEX")]
-    indexes: Vec<PathBuf>,
+    indexes: Vec<OsString>,
+    #[command(flatten)]
+    storage: storage::Options,
 }
 
 /// What is said of an index.
@@ -36,9 +38,11 @@ struct TrackMisfit {
 
 /// Verifies one after the other; the code says whether all could be, and fit.
 pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
+    let storage = args.storage.open()?;
+    let places: Result<Vec<_>, _> = args.indexes.iter().map(|index| Place::parse(index, &storage)).collect();
     let mut code = Code::Done;
-    for path in &args.indexes {
-        match verdict(path) {
+    for index in &places? {
+        match verdict(index, &storage) {
             Ok(verdict) => {
                 if !verdict.fits && code == Code::Done {
                     code = Code::Wrong;
@@ -66,25 +70,18 @@ fn say(verdict: &Verdict, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
-fn verdict(path: &Path) -> Result<Verdict, Failure> {
-    let dir = directory(path)?;
-    let found = fs::metadata(path).map_err(|e| Failure::plain(path.display(), e))?;
-    if found.len() > INDEX_LEN_MAX {
-        return Err(Failure::plain(path.display(), "is longer than any index"));
-    }
-    let file = fs::read(path).map_err(|e| Failure::plain(path.display(), e))?;
-    let open = |reference: &str| match location::resolve(&dir, reference) {
-        Some(media) => LocalFile::open(&media),
-        None => Err(io::Error::other("is no path of this machine")),
-    };
+fn verdict(index: &Place, storage: &Storage) -> Result<Verdict, Failure> {
+    let file = index.read(storage, INDEX_LEN_MAX).map_err(|e| Failure::plain(index, e))?;
+    let open = |reference: &str| index.resolve(reference, storage)?.open(storage);
     let misfits = verify(&file, open).map_err(|failure| match failure {
-        verify::Failure::Index(e) => of_mp4(path, &e),
-        verify::Failure::Open(media, e) => Failure::plain(format_args!("{}: its media {media}", path.display()), e),
-        verify::Failure::Media(media, e) => {
-            of_mp4(&location::resolve(&dir, &media).unwrap_or_else(|| media.into()), &e)
-        }
+        verify::Failure::Index(e) => of_mp4(index, &e),
+        verify::Failure::Open(media, e) => Failure::plain(format_args!("{index}: its media {media}"), e),
+        verify::Failure::Media(media, e) => match index.resolve(&media, storage) {
+            Ok(place) => of_mp4(place, &e),
+            Err(_) => of_mp4(media, &e),
+        },
     })?;
     let misfits: Vec<_> =
         misfits.into_iter().map(|(track, misfit)| TrackMisfit { track, what: misfit.to_string() }).collect();
-    Ok(Verdict { index: path.to_string_lossy().into_owned(), fits: misfits.is_empty(), misfits })
+    Ok(Verdict { index: index.to_string(), fits: misfits.is_empty(), misfits })
 }

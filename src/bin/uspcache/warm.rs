@@ -12,14 +12,13 @@ use mod_usp_storage_cache::cache::key::Key;
 use mod_usp_storage_cache::cache::prefetch::{is_manifest, named};
 use mod_usp_storage_cache::config::Match;
 use mod_usp_storage_cache::manifest::MANIFEST_LEN_MAX;
-use parking_lot::Mutex;
 use serde::Serialize;
 use ureq::{Agent, Body, http};
 
 use super::amounts::bytes;
 use super::failure::{Code, Failure, remark};
 use super::output::Out;
-use super::{progress, url};
+use super::{jobs, progress, url};
 
 /// Ask a running httpd for manifests and all that they name, so that it holds them
 #[derive(clap::Args)]
@@ -80,7 +79,7 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
         }
     }
     let bar = progress::objects(out);
-    let warmer = Warmer { agent: agent(args), jobs: args.jobs.get(), bar };
+    let warmer = Warmer { agent: agent(args), jobs: args.jobs, bar };
     let mut sum = Sum::default();
     let mut more = Vec::new();
     for asked in warmer.ask_all(&keys) {
@@ -113,7 +112,7 @@ fn agent(args: &Args) -> Agent {
 
 struct Warmer {
     agent: Agent,
-    jobs: usize,
+    jobs: NonZeroUsize,
     bar: ProgressBar,
 }
 
@@ -121,23 +120,11 @@ impl Warmer {
     /// Asks for all, several at a time, and gives what came of it in the same order.
     fn ask_all(&self, keys: &[Key]) -> Vec<Asked> {
         self.bar.inc_length(keys.len() as u64);
-        let next = Mutex::new(keys.iter().enumerate());
-        let asked = Mutex::new(Vec::with_capacity(keys.len()));
-        let lock_next = || next.lock().next();
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs.min(keys.len()) {
-                scope.spawn(|| {
-                    while let Some((number, key)) = lock_next() {
-                        let one = self.ask(key);
-                        self.bar.inc(1);
-                        asked.lock().push((number, one));
-                    }
-                });
-            }
-        });
-        let mut asked = asked.into_inner();
-        asked.sort_unstable_by_key(|(number, _)| *number);
-        asked.into_iter().map(|(_, one)| one).collect()
+        jobs::all(self.jobs, keys, |key| {
+            let asked = self.ask(key);
+            self.bar.inc(1);
+            asked
+        })
     }
 
     fn ask(&self, key: &Key) -> Asked {

@@ -48,7 +48,7 @@ fn signed(method: &str, url: &str, rules: &Rules) -> http::Request<()> {
     let mut request = request.body(()).expect("a request");
     let at = SystemTime::UNIX_EPOCH + PUBLISHED_AT;
     let terms = Terms { region: region(rules, &key), at, lifetime: A_DAY };
-    assert_eq!(sign(&mut request, &key, keys(rules), rules, &terms), Ok(()));
+    assert_eq!(sign(&mut request, b"", &key, keys(rules), rules, &terms), Ok(()));
     request
 }
 
