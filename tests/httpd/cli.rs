@@ -19,10 +19,10 @@ use crate::wait::{rounds, until};
 
 /// What a run came to.
 #[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
@@ -31,13 +31,13 @@ impl Ran {
     }
 }
 
-fn uspcache(arguments: &[&str]) -> Command {
+pub(crate) fn uspcache(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_uspcache"));
     command.args(arguments).stdin(Stdio::null());
     command
 }
 
-fn ran(output: Output) -> Ran {
+pub(crate) fn ran(output: Output) -> Ran {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }

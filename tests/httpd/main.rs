@@ -10,6 +10,8 @@ mod aws;
 mod client;
 mod content;
 mod filling;
+#[path = "../mp4/made.rs"]
+mod made;
 mod origin;
 mod s3;
 mod server;
@@ -38,6 +40,7 @@ mod panics;
 mod parts;
 mod passing;
 mod prefetch;
+mod preparing;
 mod ranges;
 mod recipe;
 mod recognise;

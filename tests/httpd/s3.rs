@@ -75,6 +75,16 @@ impl S3 {
         }
     }
 
+    /// The server.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.host)
+    }
+
+    /// What the names of the test's objects begin with, for the CLI.
+    pub(crate) fn name(&self) -> String {
+        format!("s3://{}/{}/", self.bucket, self.prefix)
+    }
+
     fn path_url(&self) -> String {
         format!("http://{}/{}/{}/", self.host, self.bucket, self.prefix)
     }
@@ -93,6 +103,17 @@ impl S3 {
         let put = curl.arg("-T").arg(file.path()).arg(self.path_url() + key).output().expect("curl runs");
         let said = [put.stdout, put.stderr].concat();
         assert!(put.status.success(), "{key} cannot be put: {}", String::from_utf8_lossy(&said));
+    }
+
+    /// What lies under a key.
+    pub(crate) fn get(&self, key: &str) -> Vec<u8> {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--fail-with-body", "--path-as-is", "--aws-sigv4", "aws:amz:us-east-1:s3"]);
+        curl.args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
+        curl.args(["--user", &format!("{}:{}", self.access_key, self.secret_key)]);
+        let got = curl.arg(self.path_url() + key).output().expect("curl runs");
+        assert!(got.status.success(), "{key} cannot be read: {}", String::from_utf8_lossy(&got.stderr));
+        got.stdout
     }
 
     /// Puts the film of `tests/media`: its manifest, its indexes and its media.

@@ -8,8 +8,15 @@ use mod_usp_storage_cache::mp4::source::Source;
 use mod_usp_storage_cache::mp4::verify::verify;
 
 use crate::golden::{Bytes, sample};
-use crate::made::{Track, edts, full, init, mdat, moof};
+use crate::made::{Track, boxed, full, init, mdat, moof};
 use crate::rows::{agreed, index_of, ours};
+
+/// `edts` with entries of duration and media time, in version 0.
+fn edts(edits: &[(u32, i32)]) -> Vec<u8> {
+    let mut words = vec![edits.len() as u32];
+    edits.iter().for_each(|(duration, time)| words.extend([*duration, *time as u32, 0x0001_0000]));
+    boxed(b"edts", &[&full(b"elst", 0, 0, &words)])
+}
 
 /// A track at 1000 Hz of 10 samples of 10 units that begins at `start`, with `edits` in units of 1/1000 s, and
 /// composition offsets of 20.

@@ -2,8 +2,16 @@
 
 use mod_usp_storage_cache::mp4::source::Source;
 
-use crate::made::{Track, boxed, full, init, mdat, moof, table};
+use crate::made::{Track, boxed, full, init, mdat, moof};
 use crate::rows::{Row, agreed, index_of};
+
+/// What a table of an index says, without our own expansion: the bytes of a box behind its version and flags.
+fn table(index: &[u8], kind: &[u8; 4]) -> Option<Vec<u32>> {
+    let at = index.windows(4).position(|window| window == kind)?;
+    let len = u32::from_be_bytes(index[at - 4..at].try_into().expect("four bytes")) as usize;
+    let words = index[at + 8..at - 4 + len].chunks_exact(4);
+    Some(words.map(|word| u32::from_be_bytes(word.try_into().expect("four bytes"))).collect())
+}
 
 const BASE_IS_MOOF: u32 = 0x2_0000;
 const NON_SYNC: u32 = 0x0001_0000;

@@ -59,13 +59,6 @@ fn trak(track: &Track) -> Vec<u8> {
     boxed(b"trak", &[&full(b"tkhd", 0, 3, &tkhd), &track.edts, &boxed(b"mdia", &[&mdhd, &hdlr, &minf])])
 }
 
-/// `edts` with entries of duration and media time, in version 0.
-pub fn edts(edits: &[(u32, i32)]) -> Vec<u8> {
-    let mut words = vec![edits.len() as u32];
-    edits.iter().for_each(|(duration, time)| words.extend([*duration, *time as u32, 0x0001_0000]));
-    boxed(b"edts", &[&full(b"elst", 0, 0, &words)])
-}
-
 /// A `moof` of `traf`s, each the bytes of its children.
 pub fn moof(trafs: &[Vec<u8>]) -> Vec<u8> {
     let trafs: Vec<u8> = trafs.iter().flat_map(|traf| boxed(b"traf", &[traf])).collect();
@@ -75,12 +68,4 @@ pub fn moof(trafs: &[Vec<u8>]) -> Vec<u8> {
 /// An `mdat` with a body of that many bytes.
 pub fn mdat(len: usize) -> Vec<u8> {
     boxed(b"mdat", &[&vec![0x5a; len]])
-}
-
-/// What a table of an index says, without our own expansion: the bytes of a box behind its version and flags.
-pub fn table(index: &[u8], kind: &[u8; 4]) -> Option<Vec<u32>> {
-    let at = index.windows(4).position(|window| window == kind)?;
-    let len = u32::from_be_bytes(index[at - 4..at].try_into().expect("four bytes")) as usize;
-    let words = index[at + 8..at - 4 + len].chunks_exact(4);
-    Some(words.map(|word| u32::from_be_bytes(word.try_into().expect("four bytes"))).collect())
 }

@@ -138,17 +138,15 @@ impl Place {
             (Self::File(file), Self::File(media), _) | (Self::Object(_), Self::File(media), Self::File(file)) => {
                 Ok(location::relative(&directory(file)?, &own_place(media)?))
             }
-            (Self::Object(file), Self::Object(media), _) | (Self::File(_), Self::Object(media), Self::Object(file))
-                if file.root() == media.root() =>
-            {
+            (Self::Object(file), Self::Object(media), _) if file.root() == media.root() => Ok(file.reference(media)),
+            (_, Self::Object(media @ Object { bucket: None, .. }), _) => Ok(media.key.url().to_owned()),
+            (Self::File(_), Self::Object(media), Self::Object(file)) if file.root() == media.root() => {
                 Ok(file.reference(media))
             }
-            (_, Self::Object(media @ Object { bucket: None, .. }), _) => Ok(media.key.url().to_owned()),
             _ => {
-                let there =
-                    if matches!(self, Self::Object(_)) && matches!(media, Self::Object(_)) { self } else { beside };
+                let from = if matches!(self, Self::File(_)) { beside } else { self };
                 Err(Failure::Usage(format!(
-                    "no reference leads from {there} to {media}: they are to lie in the same bucket"
+                    "no reference leads from {from} to {media}: they are to lie in the same bucket"
                 )))
             }
         }
