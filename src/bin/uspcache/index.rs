@@ -20,13 +20,13 @@ use super::output::{Out, printable};
 pub struct Args {
     /// The index; it is replaced if it is there
     #[arg(short, long, value_name = "OUT")]
-    output: PathBuf,
+    pub output: PathBuf,
     /// Index only this track of the inputs; can be given several times
     #[arg(long = "track", value_name = "ID", value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
-    tracks: Vec<u32>,
+    pub tracks: Vec<u32>,
     /// The fragmented MP4s: CMAF, ISMV or any other
     #[arg(required = true, value_name = "IN")]
-    inputs: Vec<PathBuf>,
+    pub inputs: Vec<PathBuf>,
 }
 
 /// What was made.
@@ -87,7 +87,7 @@ pub fn directory(file: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// A file's place: its own name, which may be a link, in its directory.
-fn place(file: &Path) -> Result<PathBuf, Failure> {
+pub fn place(file: &Path) -> Result<PathBuf, Failure> {
     let name = file.file_name().ok_or_else(|| Failure::Usage(format!("{} names no file", file.display())))?;
     Ok(directory(file)?.join(name))
 }
@@ -113,12 +113,12 @@ pub fn of_mp4(file: &Path, error: &mp4::Error) -> Failure {
 }
 
 /// A path for the output.
-fn shown(path: &Path) -> String {
+pub fn shown(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
 }
 
 /// Puts `bytes` in the place of `path`, whole or not at all.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let part = Path::new(&name);
@@ -132,7 +132,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Whether both names lead to one file.
-fn is_same_file(one: &Path, other: &Path) -> bool {
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     identity(one).is_some_and(|one| identity(other) == Some(one))
 }
