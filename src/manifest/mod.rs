@@ -1,7 +1,8 @@
 //! Server manifests (`.ism`): SMIL 2.0 documents that name the files which a presentation is made of.
 //!
-//! [`sources`] pulls the references out of one. It reads what packagers write and what IIS's tools write, and gives up
-//! on all else: who asks has a manifest that the origin can read, or one that somebody made to hurt.
+//! [`sources`] pulls the references out of one, and [`read::read`] all that is said of its tracks. They read what packagers
+//! write and what IIS's tools write, and give up on all else: who asks has a manifest that the origin can read, or one
+//! that somebody made to hurt. [`media`] makes tracks of MP4s, and [`write`] a manifest of tracks.
 //!
 //! # Invariants
 //!
@@ -11,13 +12,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod media;
+pub mod read;
+pub mod write;
+
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use quick_xml::XmlVersion;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesDecl, BytesRef, BytesStart, Event};
 use quick_xml::reader::Reader;
+
+use write::Kind;
 
 /// The longest manifest that is read, in bytes.
 pub const MANIFEST_LEN_MAX: usize = 1 << 20;
@@ -30,7 +38,7 @@ pub const SOURCE_LEN_MAX: usize = 2048;
 const EVENTS_MAX: u32 = 1 << 16;
 /// Elements within elements; packagers write five.
 const DEPTH_MAX: u32 = 32;
-/// Attributes of a track; packagers write three. Duplicates are looked for by comparing each with each.
+/// Attributes of a track or a param; packagers write three. Duplicates are looked for by comparing each with each.
 const ATTRIBUTES_MAX: usize = 32;
 
 /// Why a manifest is not read.
@@ -68,6 +76,29 @@ impl std::error::Error for Unreadable {}
 /// The distinct `src` of the tracks (`audio`, `video` and `textstream`) of `manifest`, in order, with references to
 /// characters resolved.
 pub fn sources(manifest: &[u8]) -> Result<Vec<String>, Unreadable> {
+    let mut sources = Vec::new();
+    walk(manifest, |tag, _| {
+        if Kind::of(tag).is_some()
+            && let [Some(source)] = attributes(tag, ["src"])?
+            && is_source(&source)
+            && !sources.contains(&source)
+        {
+            sources.push(source);
+        }
+        Ok(if sources.len() == SOURCES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(sources)
+}
+
+fn is_source(src: &str) -> bool {
+    (1..=SOURCE_LEN_MAX).contains(&src.len())
+}
+
+/// Gives each start tag of `manifest` and its depth to `open`, up to the end or until that breaks.
+fn walk(
+    manifest: &[u8],
+    mut open: impl FnMut(&BytesStart<'_>, u32) -> Result<ControlFlow<()>, Unreadable>,
+) -> Result<(), Unreadable> {
     if manifest.len() > MANIFEST_LEN_MAX {
         return Err(Unreadable::TooLong);
     }
@@ -79,9 +110,12 @@ pub fn sources(manifest: &[u8]) -> Result<Vec<String>, Unreadable> {
         if matches!(event, Event::Eof) {
             return document.end();
         }
+        let depth = document.depth;
         document.take(&event)?;
-        if document.sources.len() == SOURCES_MAX {
-            return Ok(document.sources);
+        if let Event::Start(tag) | Event::Empty(tag) = &event
+            && open(tag, depth)?.is_break()
+        {
+            return Ok(());
         }
     }
     Err(Unreadable::TooComplex)
@@ -92,7 +126,6 @@ pub fn sources(manifest: &[u8]) -> Result<Vec<String>, Unreadable> {
 struct Document {
     depth: u32,
     has_root: bool,
-    sources: Vec<String>,
 }
 
 impl Document {
@@ -115,42 +148,34 @@ impl Document {
     }
 
     fn open(&mut self, tag: &BytesStart<'_>) -> Result<(), Unreadable> {
-        let name = tag.local_name();
         match (self.depth, self.has_root) {
             (0, true) => return Err(Unreadable::Malformed),
-            (0, false) if name.as_ref() != "smil" => return Err(Unreadable::NotSmil),
+            (0, false) if tag.local_name().as_ref() != "smil" => return Err(Unreadable::NotSmil),
             (DEPTH_MAX.., _) => return Err(Unreadable::TooComplex),
             _ => self.has_root = true,
-        }
-        if matches!(name.as_ref(), "audio" | "video" | "textstream")
-            && let Some(source) = source(tag)?
-            && !self.sources.contains(&source)
-        {
-            self.sources.push(source);
         }
         Ok(())
     }
 
-    fn end(self) -> Result<Vec<String>, Unreadable> {
-        let is_whole = self.has_root && self.depth == 0;
-        is_whole.then_some(self.sources).ok_or(Unreadable::Malformed)
+    fn end(self) -> Result<(), Unreadable> {
+        if self.has_root && self.depth == 0 { Ok(()) } else { Err(Unreadable::Malformed) }
     }
 }
 
-/// The `src` of a track, unless it is empty or too long. One with a prefix would be an attribute of something else.
-fn source(track: &BytesStart<'_>) -> Result<Option<String>, Unreadable> {
-    let mut source = None;
-    for (count, attribute) in track.attributes().enumerate() {
+/// Those attributes of `tag` that are `wanted`. One with a prefix would be an attribute of something else.
+fn attributes<const N: usize>(tag: &BytesStart<'_>, wanted: [&str; N]) -> Result<[Option<String>; N], Unreadable> {
+    let mut values = [const { None }; N];
+    for (count, attribute) in tag.attributes().enumerate() {
         if count == ATTRIBUTES_MAX {
             return Err(Unreadable::TooComplex);
         }
         let attribute = attribute.map_err(|_| Unreadable::Malformed)?;
-        if attribute.key.as_ref() == "src" {
+        if let Some(at) = wanted.iter().position(|name| attribute.key.as_ref() == *name) {
             let value = attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|_| Unreadable::Malformed)?;
-            source = Some(value.into_owned()).filter(|value| (1..=SOURCE_LEN_MAX).contains(&value.len()));
+            values[at] = Some(value.into_owned());
         }
     }
-    Ok(source)
+    Ok(values)
 }
 
 /// `manifest` as text, without characters that XML forbids (XML 1.0, section 2.2).

@@ -10,6 +10,11 @@ pub fn relative(dir: &Path, media: &Path) -> String {
     between(&segments(dir), &segments(media))
 }
 
+/// The reference to a file beside the one that it stands in.
+pub fn segment(name: &[u8]) -> String {
+    between(&[], &[encode(name)])
+}
+
 /// The reference from a directory to a file, both by the segments of their paths from the same root, percent-encoded.
 pub fn between<S: AsRef<str> + PartialEq>(dir: &[S], file: &[S]) -> String {
     let common = dir.iter().zip(file).take_while(|(a, b)| a == b).count();

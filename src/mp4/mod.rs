@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boxes;
+pub mod codec;
 pub mod fragments;
 pub mod index;
 pub mod location;

@@ -104,6 +104,6 @@ fn check(track: &Track<'_>) -> Result<(), Error> {
 }
 
 /// The codings of sample entries that stand for encrypted ones (ISO/IEC 14496-12, section 8.12; `drm…` is Apple's).
-fn is_encrypted(coding: FourCc) -> bool {
+pub(super) fn is_encrypted(coding: FourCc) -> bool {
     coding.0.starts_with(b"enc") || coding.0.starts_with(b"drm")
 }

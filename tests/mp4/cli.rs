@@ -6,16 +6,16 @@ use std::process::{Command, Output};
 
 use crate::golden::sample;
 
-fn uspcache(dir: &Path, arguments: &[&str]) -> Output {
+pub fn uspcache(dir: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_uspcache")).args(arguments).current_dir(dir).output().expect("it runs")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
 /// A directory with media below it.
-fn place(names: &[&str]) -> tempfile::TempDir {
+pub fn place(names: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     fs::create_dir(dir.path().join("media dir")).expect("a directory");
     for name in names {

@@ -7,5 +7,6 @@ mod fragments;
 mod golden;
 mod hostile;
 mod made;
+mod manifest;
 mod reading;
 mod rows;

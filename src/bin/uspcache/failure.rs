@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::{ExitCode, Termination};
 
+use clap::error::ContextKind;
+
 use super::output::printable;
 
 /// What the exit code says.
@@ -78,12 +80,14 @@ pub fn remark(text: impl Display) {
 }
 
 /// What clap has to say: help and version are no errors.
-pub fn usage(e: &clap::Error) -> Code {
+pub fn usage(mut e: clap::Error) -> Code {
     if !e.use_stderr() {
         // Help that nobody reads to its end was read far enough.
         let _ = e.print();
         return Code::Done;
     }
+    // clap would suggest to take an option that is not known for a file.
+    e.remove(ContextKind::Suggested);
     let text = e.render().to_string();
     let text = text.strip_prefix("error: ").map_or_else(|| text.clone(), |error| format!("uspcache: {error}"));
     for line in text.lines() {

@@ -11,6 +11,8 @@ mod failure;
 mod index;
 mod jobs;
 mod ls;
+mod manifest;
+mod mp4split;
 mod output;
 mod place;
 mod progress;
@@ -57,12 +59,14 @@ enum Command {
     Warm(warm::Args),
     Index(index::Args),
     VerifyIndex(verify_index::Args),
+    Manifest(manifest::Args),
+    Mp4split(mp4split::Args),
 }
 
 fn main() -> Code {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => return failure::usage(&e),
+        Err(e) => return failure::usage(e),
     };
     let mut out = Out::new(cli.json, cli.quiet);
     let done = run(&cli.command, &mut out);
@@ -82,6 +86,8 @@ fn run(command: &Command, out: &mut Out) -> Result<Code, Failure> {
         Command::Warm(args) => warm::run(args, out),
         Command::Index(args) => index::run(args, out),
         Command::VerifyIndex(args) => verify_index::run(args, out),
+        Command::Manifest(args) => manifest::run(args, out),
+        Command::Mp4split(args) => mp4split::run(args, out),
     }
 }
 

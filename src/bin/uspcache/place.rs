@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use mod_usp_storage_cache::cache::key::Key;
+use mod_usp_storage_cache::cache::key::{Key, decode};
 use mod_usp_storage_cache::mp4::location;
 use mod_usp_storage_cache::mp4::media::{LocalFile, Media};
 
@@ -67,6 +68,30 @@ impl Place {
         let root = storage.bucket_url(bucket)?;
         let key = url::whole(format!("{}{}", root.url(), url::escaped(name)).as_ref())?;
         Ok(Self::Object(Object { key: key.into(), bucket: Some(bucket.to_owned()), root_len: root.url().len() }))
+    }
+
+    /// Whether its name ends so, in upper or lower case.
+    pub fn has_suffix(&self, suffix: &str) -> bool {
+        let name = self.file_name();
+        name.len() > suffix.len() && name[name.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+    }
+
+    /// The reference to a file beside it that has another extension.
+    pub fn reference_to_sibling(&self, extension: &str) -> Option<String> {
+        let name = self.file_name();
+        let stem_len = name.iter().rposition(|byte| *byte == b'.').filter(|len| *len > 0)?;
+        Some(location::segment(&[&name[..=stem_len], extension.as_bytes()].concat()))
+    }
+
+    /// The last segment, without what stands for it in a URL.
+    fn file_name(&self) -> Vec<u8> {
+        match self {
+            Self::File(path) => path.file_name().unwrap_or_default().as_bytes().to_vec(),
+            Self::Object(object) => {
+                let last = object.key.path().rsplit('/').next().unwrap_or_default();
+                decode(last.as_bytes()).unwrap_or_default()
+            }
+        }
     }
 
     /// Opens it to be read by ranges.
