@@ -2,7 +2,7 @@
 //!
 //! [`sources`] pulls the references out of one, and [`read::read`] all that is said of its tracks. They read what packagers
 //! write and what IIS's tools write, and give up on all else: who asks has a manifest that the origin can read, or one
-//! that somebody made to hurt. [`media`] makes tracks of MP4s, and [`write`] a manifest of tracks.
+//! that somebody made to hurt. [`media`] makes tracks of MP4s, and [`mod@write`] a manifest of tracks.
 //!
 //! # Invariants
 //!

@@ -4,6 +4,8 @@
 //! the index's `moov` behind it, saying that the samples are in the same file. `tests/setup media` installs the tools;
 //! `cargo test --test media_tools` runs it, and nothing else does.
 
+mod manifest;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

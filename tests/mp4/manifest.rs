@@ -86,19 +86,17 @@ fn the_manifest_of_the_films_indexes_is_the_one_that_was_written_by_hand() {
     assert!(text.contains(head), "{text}");
 }
 
+/// The example of docs/server-manifest.md, byte for byte.
 #[test]
-fn codec_data_and_forms_are_in_the_manifest() {
+fn the_manifest_in_the_documentation_is_what_is_written() {
     let dir = film();
-    let tracks = made(dir.path(), &["manifest", "-o", "a.ism", "film-aac-128k.cmfa", "film-avc1-400k.cmfv"]);
-    let shown: Vec<Vec<_>> = tracks
-        .iter()
-        .map(|track| track.params.iter().map(|(name, value)| format!("{name}={value}")).collect())
-        .collect();
-    let audio = "trackID=1 trackName=audio_eng TimeScale=48000 SamplingRate=48000 Channels=1 BitsPerSample=16 PacketSize=4 \
-                 AudioTag=255 FourCC=AACL CodecPrivateData=118856E500";
-    let video = "trackID=1 trackName=video TimeScale=24000 MaxWidth=256 MaxHeight=144 FourCC=AVC1 \
-                 CodecPrivateData=00000001674D400CECA0809D80880000030008000003018078A14CB00000000168EFBC80";
-    assert_eq!(shown.iter().map(|params| params.join(" ")).collect::<Vec<_>>(), [audio, video]);
+    let inputs = ["film-aac-128k-index.mp4", "film-avc1-400k-index.mp4"];
+    made(dir.path(), &[&["manifest", "-o", "film.ism"], inputs.as_slice()].concat());
+    let docs = include_str!("../../docs/server-manifest.md");
+    let example = docs.lines().skip_while(|line| !line.contains("<?xml")).map_while(|line| line.strip_prefix("    "));
+    let want: String = example.map(|line| format!("{line}\n")).collect();
+    let want = want.replace("uspcache 0.1.0", concat!("uspcache ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(fs::read_to_string(dir.path().join("film.ism")).expect("it was made"), want);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! A server manifest, and what is fetched ahead of what it names: bounded, the same in each encoding, and never
-//! outside the manifest's directory.
+//! A server manifest, and what is fetched ahead of what it names: bounded, the same in each encoding, never outside the
+//! manifest's directory, and written as it was read.
 //!
 //! An input is read as a manifest, and once more as the one source of a manifest. What a source means is read a
 //! second time here.
@@ -12,6 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use mod_usp_storage_cache::cache::key::{Key, Upstream};
 use mod_usp_storage_cache::cache::prefetch::{is_manifest, named};
 use mod_usp_storage_cache::config::Match;
+use mod_usp_storage_cache::manifest::read::read as read_tracks;
 use mod_usp_storage_cache::manifest::{SOURCE_LEN_MAX, SOURCES_MAX, sources};
 
 const SCOPE: &str = "AKIDEXAMPLE";
@@ -44,9 +45,11 @@ fn read(manifest: &[u8]) {
                 .collect();
             if !text.starts_with("\u{feff}\u{feff}") {
                 assert_eq!(sources(&marked), found, "another encoding");
+                assert_eq!(read_tracks(&marked), read_tracks(manifest), "another encoding");
             }
         }
     }
+    write_again(manifest);
     let keys = named(&MANIFEST_KEY, manifest, &ALL);
     let found = found.unwrap_or_default();
     assert!(keys.len() <= found.len() && found.len() <= SOURCES_MAX);
@@ -54,6 +57,31 @@ fn read(manifest: &[u8]) {
     for (at, key) in keys.iter().enumerate() {
         assert!(!keys[..at].contains(key), "{} twice", key.url());
         check(key);
+    }
+}
+
+/// The tracks of a manifest have its sources, and what is written of them is read as the same.
+fn write_again(bytes: &[u8]) {
+    let Ok(manifest) = read_tracks(bytes) else { return };
+    let mut named: Vec<_> = manifest.tracks.iter().map(|track| track.src.clone()).collect();
+    let mut at = 0;
+    while at < named.len() {
+        let again = named[..at].contains(&named[at]);
+        if again { drop(named.remove(at)) } else { at += 1 }
+    }
+    named.truncate(SOURCES_MAX);
+    assert_eq!(sources(bytes).as_ref(), Ok(&named));
+    let texts = manifest.tracks.iter().flat_map(|track| {
+        let params = track.params.iter().flat_map(|(name, value)| [name, value]);
+        std::iter::once(&track.src).chain(&track.language).chain(params)
+    });
+    // References to characters can stand for some that XML has not.
+    let is_char = |c: char| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}') || matches!(c, '\t' | '\n' | '\r');
+    let can_be_written = manifest.client_manifest.iter().chain(texts).all(|text| text.chars().all(is_char));
+    let written = manifest.write();
+    assert_eq!(written.is_ok(), can_be_written, "{manifest:?}");
+    if let Ok(written) = written {
+        assert_eq!(read_tracks(&written), Ok(manifest));
     }
 }
 

@@ -1,11 +1,15 @@
-//! Fragmented MP4s and indexes: what lies in a file is indexed or refused, and an index that was made reads back.
+//! Fragmented MP4s and indexes: what lies in a file is indexed or refused, an index that was made reads back, and a
+//! manifest can name what has tracks.
 //!
 //! An input is taken as a fragmented file, and once more as an index whose media is the input itself.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use mod_usp_storage_cache::manifest::media::{Described, arrange};
+use mod_usp_storage_cache::manifest::write::Manifest;
 use mod_usp_storage_cache::mp4::boxes::Mp4Box;
+use mod_usp_storage_cache::mp4::codec::Codec;
 use mod_usp_storage_cache::mp4::media::LocalFile;
 use mod_usp_storage_cache::mp4::moov::Moov;
 use mod_usp_storage_cache::mp4::read::{Tables, fingerprints, read_moov};
@@ -22,6 +26,7 @@ fuzz_target!(|input: &[u8]| {
         make(&source, input.len());
     }
     read(input);
+    describe(input);
     let nowhere = |_: &str| LocalFile::open(std::path::Path::new("/nonexistent"));
     let _ = verify(input, nowhere);
 });
@@ -48,6 +53,19 @@ fn make(source: &Source, len: usize) {
     }
 }
 
+/// A manifest can be written of whatever was described.
+fn describe(input: &[u8]) {
+    let Ok(Described { mut tracks, .. }) = Described::read(input, "media.mp4") else { return };
+    arrange(&mut tracks);
+    for (at, track) in tracks.iter().enumerate() {
+        let is_same = |other: &_| (track.bitrate, track.param("trackName")) == *other;
+        assert!(
+            !tracks[..at].iter().map(|other| (other.bitrate, other.param("trackName"))).any(|other| is_same(&other))
+        );
+    }
+    assert!(Manifest { client_manifest: None, tracks }.write().is_ok());
+}
+
 /// The tracks of whatever lies there.
 fn read(file: &[u8]) {
     let _ = fingerprints(file);
@@ -55,6 +73,9 @@ fn read(file: &[u8]) {
     let Ok(moov) = Mp4Box::read(&bytes, offset).and_then(Moov::read) else { return };
     for track in &moov.tracks {
         let _ = (track.extended_language(), track.language_code(), track.samples_len());
+        if let Ok(Some(codec)) = Codec::read(track) {
+            assert!(codec.private_data.len() <= 3 * track.stsd.bytes.len());
+        }
         if let Ok(tables) = Tables::read(track) {
             let wanted = SAMPLES_MAX.min(tables.samples as usize);
             assert_eq!(tables.samples().take(SAMPLES_MAX).count(), wanted);
