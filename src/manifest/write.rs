@@ -104,7 +104,7 @@ impl Manifest {
                 if let Some(name) = &self.client_manifest {
                     meta(writer, "clientManifestRelativePath", name)?;
                 }
-                meta(writer, "creator", concat!("uspcache ", env!("CARGO_PKG_VERSION")))
+                meta(writer, "creator", "uspcache")
             })?;
             writer.create_element("body").write_inner_content(|writer| {
                 writer

@@ -101,6 +101,42 @@ pub fn verify<M: Media>(
     Ok(misfits)
 }
 
+/// What an index tells of its media without a look at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Length and ETag are the media's.
+    Fits,
+    /// The media has changed.
+    Changed,
+    /// It is an index of something else.
+    Other,
+    /// Its fingerprint does not say enough.
+    Nothing,
+}
+
+/// What the index in `file` tells of the media at `location`, which has that length and ETag.
+pub fn told(file: &[u8], location: &str, len: u64, etag: Option<&str>) -> Result<Told, Error> {
+    let (bytes, offset) = read_moov(file)?;
+    let moov = Moov::read(Mp4Box::read(&bytes, offset)?)?;
+    let prints = fingerprints(file)?;
+    let mut told = Told::Fits;
+    for track in &moov.tracks {
+        if self::location(track)? != location {
+            return Ok(Told::Other);
+        }
+        match prints.iter().find(|print| print.track_id == track.id) {
+            Some(print) if print.media_len != len => return Ok(Told::Changed),
+            Some(Fingerprint { etag: Some(indexed), .. }) if let Some(found) = etag => {
+                if indexed != found {
+                    return Ok(Told::Changed);
+                }
+            }
+            _ => told = Told::Nothing,
+        }
+    }
+    Ok(told)
+}
+
 /// The one file that holds the samples of `track`.
 fn location<'a>(track: &Track<'a>) -> Result<&'a str, Error> {
     let mut locations = track.sample_entries()?.map(|entry| track.data_reference(&entry?));

@@ -26,7 +26,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    fn json(&self) -> Vec<Value> {
+    pub(crate) fn json(&self) -> Vec<Value> {
         self.out.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     }
 }

@@ -13,6 +13,8 @@ mod filling;
 #[path = "../mp4/made.rs"]
 mod made;
 mod origin;
+#[path = "../mp4/rows.rs"]
+mod rows;
 mod s3;
 mod server;
 mod site;

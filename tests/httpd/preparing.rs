@@ -1,14 +1,23 @@
 //! Content that is prepared where it lies: `uspcache index` and its like on objects in storage.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use mod_usp_storage_cache::manifest::read::read as read_manifest;
+use serde_json::Value;
+
 use crate::cli::{Ran, ran, uspcache};
+use crate::client::Request;
 use crate::made::{Track, boxed, full, init, mdat, moof};
-use crate::origin::escape;
+use crate::origin::{Sub, escape};
+use crate::rows::{agreed, index_of};
 use crate::s3::{S3, film_file};
+use crate::server::{Conf, Httpd};
+use crate::signing::conf;
+use crate::site::{STORED, is_hit};
 use crate::storage::{Fault, Object, Storage, Whom};
 
 /// A key that scripted storage has never heard of, but nobody has told it to mind.
@@ -71,11 +80,7 @@ fn an_object_is_indexed_as_its_file_is() {
             s3.get(&escape("é +/a-index.mp4".as_bytes())),
             fs::read(dir.path().join("a-index.mp4")).expect("it was made"),
         );
-        let tables = |index: &[u8]| {
-            let at = index.windows(4).position(|window| window == b"stbl").expect("tables");
-            index[at..].windows(4).position(|window| window == b"uuid").map(|len| index[at..at + len - 4].to_vec())
-        };
-        assert_eq!(tables(&there), tables(&here));
+        assert_eq!(agreed(&there), agreed(&index_of(&film_file("film-avc1-400k.cmfv"))));
         for index in [&there, &here] {
             assert!(reference(index).contains("\0\0\0\0100%25%20(film).cmfv\0"), "{:?}", s3.kind);
         }
@@ -90,6 +95,177 @@ fn an_object_is_indexed_as_its_file_is() {
             "{verified:?}"
         );
     }
+}
+
+/// What `prepare` did, by the ends of names.
+fn done(ran: &Ran) -> BTreeMap<String, String> {
+    let one = |report: Value| {
+        let text = |key: &str| report[key].as_str().expect("a text").to_owned();
+        (text("file").rsplit_once("/prepared/").expect("below the prefix").1.to_owned(), text("done"))
+    };
+    ran.json().into_iter().map(one).collect()
+}
+
+fn names(what: &[(&str, &str)]) -> BTreeMap<String, String> {
+    what.iter().map(|(name, done)| ((*name).to_owned(), (*done).to_owned())).collect()
+}
+
+#[test]
+fn what_a_bucket_lacks_is_made_and_what_fits_is_left_alone() {
+    for s3 in S3::both("prepared") {
+        let dir = tempfile::tempdir().expect("a directory");
+        let media = ["film-avc1-400k.cmfv", "film-aac-128k.cmfa"];
+        for name in media {
+            s3.put(&format!("solaris/{name}"), &film_file(name), &[]);
+        }
+        s3.put("solaris/notes.txt", b"no media", &[]);
+        s3.put("other/no%20fragments.mp4", &film_file("film-aac-128k-index.mp4"), &[]);
+        let prepare = |arguments: &[&str]| {
+            let name = s3.name();
+            let arguments = [&["prepare", "--json", name.trim_end_matches('/')], arguments].concat();
+            run(with_keys(s3.keys(), &s3.endpoint(), dir.path(), &arguments))
+        };
+        let indexes = ["solaris/film-avc1-400k-index.mp4", "solaris/film-aac-128k-index.mp4"];
+        let all = |done| {
+            names(&[
+                (indexes[0], done),
+                (indexes[1], done),
+                ("solaris/solaris.ism", done),
+                ("other/no fragments.mp4", "skipped"),
+            ])
+        };
+        for (arguments, want) in [(&["-n"][..], "would-make"), (&[], "made"), (&[], "kept"), (&["--dry-run"], "kept")] {
+            let prepared = prepare(arguments);
+            assert_eq!((prepared.code, done(&prepared)), (Some(0), all(want)), "{:?}: {prepared:?}", s3.kind);
+        }
+        let manifest = read_manifest(&s3.get("solaris/solaris.ism")).expect("a manifest");
+        let named: Vec<_> = manifest.tracks.iter().map(|track| track.src.as_str()).collect();
+        assert_eq!(named, ["film-aac-128k-index.mp4", "film-avc1-400k-index.mp4"]);
+
+        // Other media under the old name: its index and the manifest are made anew.
+        s3.put(&format!("solaris/{}", media[0]), &film_file("film-avc1-1000k.cmfv"), &[]);
+        let mut want = all("kept");
+        want.extend(names(&[(indexes[0], "made"), ("solaris/solaris.ism", "made")]));
+        assert_eq!(done(&prepare(&[])), want);
+        assert_eq!(agreed(&s3.get(indexes[0])), agreed(&film_file("film-avc1-1000k-index.mp4")));
+
+        // What somebody has written into the manifest stays, and where it lacks a file that is told.
+        let keyed = |bytes: Vec<u8>| {
+            String::from_utf8(bytes).expect("UTF-8").replace("</head>", "<meta name=\"key\" content=\"K\" /></head>")
+        };
+        let edited = keyed(s3.get("solaris/solaris.ism"));
+        s3.put("solaris/solaris.ism", edited.as_bytes(), &[]);
+        assert_eq!(done(&prepare(&[])), all("kept"));
+        s3.put("solaris/more.cmfa", &film_file("film-aac-128k.cmfa"), &[]);
+        let refused = prepare(&[]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert_eq!(done(&refused)["solaris/solaris.ism"], "refused");
+        assert_eq!(s3.get("solaris/solaris.ism"), edited.as_bytes());
+        assert_eq!((prepare(&["--force"]).code, prepare(&[]).code), (Some(0), Some(0)));
+        // An index of something else is not taken for one that is out of date.
+        s3.put(indexes[1], &s3.get(indexes[0]), &[]);
+        let refused = prepare(&[]);
+        assert_eq!((refused.code, done(&refused)[indexes[1]].as_str()), (Some(3), "refused"), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_listing_of_several_pages_is_read_to_its_end() {
+    for s3 in S3::both("pages") {
+        let dir = tempfile::tempdir().expect("a directory");
+        // curl puts it under 1200 names.
+        s3.put("a%26b/[0-1199].txt", b"no media", &[]);
+        s3.put("a%26b/z.cmfa", &film_file("film-aac-128k.cmfa"), &[]);
+        let name = s3.name();
+        let prepared = run(with_keys(s3.keys(), &s3.endpoint(), dir.path(), &["prepare", "-n", &name]));
+        let want = format!("would make {name}a&b/z-index.mp4\nwould make {name}a&b/a&b.ism\n");
+        assert_eq!((prepared.code, prepared.out.as_str()), (Some(0), want.as_str()), "{:?}: {prepared:?}", s3.kind);
+    }
+}
+
+#[test]
+fn from_media_to_samples_the_whole_way() {
+    let s3 = S3::of_this_run("whole-way");
+    let dir = tempfile::tempdir().expect("a directory");
+    let media = ["film-avc1-400k", "film-avc1-1000k", "film-aac-128k"];
+    let mut inputs = Vec::new();
+    for stem in media {
+        let name = format!("{stem}.{}", if stem.contains("aac") { "cmfa" } else { "cmfv" });
+        fs::write(dir.path().join(&name), film_file(&name)).expect("a file");
+        s3.put(&name, &film_file(&name), &[]);
+        let index = format!("{stem}-index.mp4");
+        let made = run(in_dir(dir.path(), &["mp4split", "-o", &index, "--use_dref_no_subs", &name]));
+        assert_eq!(made.code, Some(0), "{made:?}");
+        inputs.push(index);
+    }
+    let line =
+        [&["mp4split", "-o", "film.ism"], inputs.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat();
+    assert_eq!(run(in_dir(dir.path(), &line)).code, Some(0));
+    for name in inputs.iter().map(String::as_str).chain(["film.ism"]) {
+        s3.put(name, &fs::read(dir.path().join(name)).expect("it was made"), &[]);
+    }
+
+    let httpd = Httpd::start(Conf::new(conf(&s3, &s3.lines(true))));
+    // As the origin does: the manifest and the indexes in ranges by sub-requests, then the media.
+    let in_ranges = |name: &str| {
+        let whole = |from: usize| {
+            Sub::get(format!("/{name}")).by_hand().range(format!("bytes={from}-{}", from + 699)).run(&httpd)
+        };
+        let mut body = Vec::new();
+        loop {
+            let answer = whole(body.len());
+            assert!([206, 416].contains(&answer.status()), "{name}: {}", answer.status());
+            let is_stored = |status: &str| is_hit(status) || status == STORED;
+            assert!(
+                is_stored(&answer.cache_status())
+                    || answer.cache_status().starts_with("usp-storage-cache; fwd=uri-miss"),
+                "{name}: {}",
+                answer.cache_status()
+            );
+            if answer.status() == 416 {
+                break;
+            }
+            body.extend_from_slice(answer.body());
+            if answer.body().len() < 700 {
+                break;
+            }
+        }
+        body
+    };
+    let manifest = read_manifest(&in_ranges("film.ism")).expect("a manifest");
+    assert_eq!(manifest.tracks.len(), media.len());
+    for track in &manifest.tracks {
+        let index = in_ranges(&track.src);
+        let stem = track.src.strip_suffix("-index.mp4").expect("an index's name");
+        let found = media_of(&index);
+        assert!(found.starts_with(stem), "{} names {found}", track.src);
+        let (source, golden) = (film_file(&found), film_file(&track.src));
+        let (rows, want) = (agreed(&index), agreed(&golden));
+        assert_eq!(rows, want, "{}: every sample is where GPAC finds it", track.src);
+        let mut connection = httpd.connect();
+        for row in &rows[0] {
+            let last = row.offset + u64::from(row.size) - 1;
+            let request = Request::get(format!("/store/{found}")).range(format!("bytes={}-{last}", row.offset));
+            let answer = connection.exchange(&request).expect("it is answered");
+            assert_eq!(answer.status, 206);
+            assert!(answer.body == source[row.offset as usize..=last as usize], "{found} at {}", row.offset);
+        }
+    }
+    assert_eq!(httpd.crashes(), 0);
+}
+
+/// The command in a directory, without storage.
+fn in_dir(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = uspcache(arguments);
+    command.current_dir(dir);
+    command
+}
+
+/// What an index refers to.
+fn media_of(index: &[u8]) -> String {
+    let at = index.windows(4).position(|window| window == b"url ").expect("a reference") + 8;
+    let len = index[at..].iter().position(|byte| *byte == 0).expect("its end");
+    String::from_utf8(index[at..at + len].to_vec()).expect("UTF-8")
 }
 
 #[test]

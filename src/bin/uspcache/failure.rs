@@ -57,6 +57,14 @@ impl Failure {
         }
     }
 
+    /// What it says.
+    pub fn into_text(self) -> String {
+        match self {
+            Self::Usage(text) | Self::Failed(text) => text,
+            Self::ReaderGone => String::new(),
+        }
+    }
+
     /// Says it, and gives the exit code.
     pub fn report(&self) -> Code {
         match self {

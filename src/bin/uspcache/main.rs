@@ -10,11 +10,13 @@ mod amounts;
 mod failure;
 mod index;
 mod jobs;
+mod listing;
 mod ls;
 mod manifest;
 mod mp4split;
 mod output;
 mod place;
+mod prepare;
 mod progress;
 mod purge;
 mod remote;
@@ -61,6 +63,7 @@ enum Command {
     VerifyIndex(verify_index::Args),
     Manifest(manifest::Args),
     Mp4split(mp4split::Args),
+    Prepare(prepare::Args),
 }
 
 fn main() -> Code {
@@ -88,6 +91,7 @@ fn run(command: &Command, out: &mut Out) -> Result<Code, Failure> {
         Command::VerifyIndex(args) => verify_index::run(args, out),
         Command::Manifest(args) => manifest::run(args, out),
         Command::Mp4split(args) => mp4split::run(args, out),
+        Command::Prepare(args) => prepare::run(args, out),
     }
 }
 
