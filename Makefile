@@ -43,7 +43,7 @@ check: ## Format, lints with and without httpd, tests without httpd, docs
 
 bench: ## Measure against the replaced recipe and httpd's own files (QUICK=1: in short)
 	tests/setup
-	$(CARGO) build --release --lib --example make_store --example index_film
+	$(CARGO) build --release --lib --bins --example make_store --example index_film
 	tests/bench/run
 	tests/bench/run passing
 	tests/bench/run bad_days
