@@ -112,7 +112,7 @@ pub struct Samples<'a> {
     pub signed: bool,
     /// The sample flags (section 8.8.3.1).
     pub flags: Column<'a>,
-    /// Those of the first sample, if they are others.
+    /// Those of the first sample, if they are others than the same for all.
     pub first_flags: Option<u32>,
 }
 
@@ -143,7 +143,7 @@ const TIME_MAX: u64 = 1 << 61;
 pub type Refusal = &'static str;
 
 /// The samples of a track.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Durations of the samples.
     pub durations: Runs,
@@ -357,6 +357,28 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn samples_are_the_same_together_and_one_by_one(
+            rows in prop::collection::vec(prop::array::uniform4(prop_oneof![Just(0), 0..4u32, any::<u32>()]), 1..20),
+            signed: bool,
+        ) {
+            let words: Vec<[u8; 4]> = rows.iter().flatten().map(|word| word.to_be_bytes()).collect();
+            let column = |at| Column::Each { words: &words[at..], width: 4 };
+            let push = |table: &mut Table, count, columns: [Column<'_>; 4]| {
+                let [durations, sizes, flags, compositions] = columns;
+                table.push(&Samples { count, durations, sizes, compositions, signed, flags, first_flags: None })
+            };
+            let (mut together, mut apart) = (Table::default(), Table::default());
+            together.begin(None, 0, 1).expect("a chunk");
+            apart.begin(None, 0, 1).expect("a chunk");
+            let pushed = push(&mut together, rows.len() as u32, [0, 1, 2, 3].map(column));
+            let one_by_one = rows.iter().try_for_each(|row| push(&mut apart, 1, row.map(Column::Same)));
+            prop_assert_eq!(pushed, one_by_one);
+            if pushed.is_ok() {
+                prop_assert_eq!(together, apart);
+            }
+        }
+
         #[test]
         fn runs_hold_what_was_pushed(values in prop::collection::vec((1u32..5, 0u32..3), 0..50)) {
             let mut runs = Runs::default();
