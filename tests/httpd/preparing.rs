@@ -82,7 +82,7 @@ fn an_object_is_indexed_as_its_file_is() {
         );
         assert_eq!(agreed(&there), agreed(&index_of(&film_file("film-avc1-400k.cmfv"))));
         for index in [&there, &here] {
-            assert!(reference(index).contains("\0\0\0\0100%25%20(film).cmfv\0"), "{:?}", s3.kind);
+            assert!(reference(index).contains("\0\0\0\x00100%25%20(film).cmfv\0"), "{:?}", s3.kind);
         }
         // The index fits the file, too, of which nobody knows an ETag.
         fs::write(dir.path().join("a-index.mp4"), there).expect("a file");
