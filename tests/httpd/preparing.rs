@@ -375,6 +375,7 @@ fn keys_sign_for_the_endpoint_and_for_nobody_else() {
             "http://h/a.mp4?X-Amz-Signature=1",
             "uspcache: http://h/a.mp4?X-Amz-Signature=1 is signed; leave the signature out",
         ),
+        ("s3://media/a/../b.mp4", "uspcache: http://127.0.0.1:"),
         ("http://h/a.mp4?acl", "uspcache: http://h/a.mp4?acl: its query asks for something other than the object"),
     ];
     for (input, want) in rows {
