@@ -4,6 +4,7 @@ Over HTTP, what counts is what storage was asked and sent, and how many round tr
 """
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -44,7 +45,7 @@ def run(work, target):
 
 
 def over_http(work, uspcache, storage, kind, size):
-    path = f"/{cold.LATENCY_MS}/0/films/{kind}.cmfv"
+    path = f"/{cold.LATENCY_MS}/0/film/{kind}.cmfv"
     url = f"http://127.0.0.1:{storage.port}{path}"
     begun = time.monotonic()
     subprocess.run([uspcache, "-q", "index", "-o", os.path.join(work, "film-index.mp4"), url], check=True, stdout=subprocess.DEVNULL)
@@ -62,4 +63,7 @@ def report(rows):
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[2])
+    if os.environ.get("BENCH_OWN_NETWORK") == "1":
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    run(*sys.argv[1:3])
