@@ -11,6 +11,7 @@ mod failure;
 mod index;
 mod ls;
 mod output;
+mod pages;
 mod progress;
 mod purge;
 mod row;
@@ -53,6 +54,8 @@ enum Command {
     Warm(warm::Args),
     Index(index::Args),
     VerifyIndex(verify_index::Args),
+    #[command(hide = true)]
+    Pages(pages::Args),
 }
 
 fn main() -> Code {
@@ -78,5 +81,6 @@ fn run(command: &Command, out: &mut Out) -> Result<Code, Failure> {
         Command::Warm(args) => warm::run(args, out),
         Command::Index(args) => index::run(args, out),
         Command::VerifyIndex(args) => verify_index::run(args, out),
+        Command::Pages(args) => pages::run(args),
     }
 }
