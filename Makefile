@@ -60,8 +60,8 @@ test: ## Pass every test, against a real httpd and a real S3 server
 test-deb: ## Install, upgrade under load, remove and purge the Debian package, on a fresh Debian in a chroot (as root)
 	tests/setup
 	tests/setup deb
-	$(MAKE) deb DEB_DIR=target/package/old
-	$(MAKE) deb DEB_DIR=target/package/new DEB_VERSION=$(DEB_VERSION)+next
+	DEB_BUILD_OPTIONS=noautodbgsym $(MAKE) deb DEB_DIR=target/package/old
+	DEB_BUILD_OPTIONS=noautodbgsym $(MAKE) deb DEB_DIR=target/package/new DEB_VERSION=$(DEB_VERSION)+next
 	tests/package target/package/old/$(PACKAGE)_*.deb target/package/new/$(PACKAGE)_*.deb
 
 soak: ## As test, with full counts, and test-deb
