@@ -110,7 +110,7 @@ uninstall: ## Remove what `make install` has put there, but for a .conf that was
 	rm -rf "$(DESTDIR)$(DOCDIR)"
 
 deb: all ## Build the Debian package for this machine's apache2, into target/deb (DEB_VERSION, DEB_DIR)
-	rm -rf $(DEB_DIR)
+	rm -rf $(DEB_DIR)/build $(DEB_DIR)/*mod-usp-storage-cache*
 	mkdir -p $(DEB_DIR)/build
 	cp -r apache-conf/debian $(DEB_DIR)/build
 	printf 'mod-usp-storage-cache (%s) unstable; urgency=medium\n\n  * As CHANGELOG.md has it.\n\n -- %s  %s\n' \
