@@ -52,6 +52,7 @@ test: ## Pass every test, against a real httpd and a real S3 server
 	$(CARGO) test --no-default-features
 	$(CARGO) test --no-default-features --test media_tools
 	tests/with-s3 $(CARGO) test --release --test httpd -- --test-threads=4
+	tests/bench/run hit
 	tests/install
 	tests/sanitize
 	tests/fuzz/run $(if $(USC_SOAK),300,10)

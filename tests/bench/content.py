@@ -18,13 +18,13 @@ INDEXES = {
 MANIFEST_LEN = 2000
 
 
-def make(folder):
-    """Makes what is missing in `folder`."""
+def make(folder, names=tuple(INDEXES)):
+    """Makes what is missing in `folder` of the manifest and the indexes of these names."""
     os.makedirs(folder, exist_ok=True)
     os.chmod(folder, 0o755)
     publish(os.path.join(folder, "x.ism"), MANIFEST_LEN, [manifest()])
-    for name, length in INDEXES.items():
-        publish(os.path.join(folder, name), length, blocks(name, length))
+    for name in names:
+        publish(os.path.join(folder, name), INDEXES[name], blocks(name, INDEXES[name]))
 
 
 def publish(path, length, parts):

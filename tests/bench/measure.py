@@ -185,22 +185,25 @@ def tally(lines, store):
 CALLGRIND = ["valgrind", "--vgdb=no", "--tool=callgrind", "--zero-before=measure", "--dump-after=measure"]
 
 
-def instructions(server, port_name, path, bytes_range, hits):
-    """Instructions of a warm sub-request: in all, in the module itself, in its handler with all that it calls."""
+def instructions(server, port_name, path, bytes_range, hits, rounds=1):
+    """Instructions of a warm sub-request: in all, in the module itself, in its handler with all that it calls.
+
+    Each is the median of the rounds: what the module does once a second falls into some of them."""
     folder = os.path.join(server.folder, "callgrind")
     for name in os.listdir(folder):
         os.unlink(os.path.join(folder, name))
     out = os.path.join(folder, "out")
     try:
         server.start("-X", prefix=[*CALLGRIND, f"--callgrind-out-file={out}"], keep=True)
-        for calls in (20, hits, 2 * hits):
+        for calls in (20, *(hits, 2 * hits) * rounds):
             call(server.ports[port_name], "uri", path, bytes_range, calls, touch=False)
-        first, second = (read_profile(wait_for_file(f"{out}.{part}"), server.defines["MODULE"]) for part in (2, 3))
+        parts = [read_profile(wait_for_file(f"{out}.{part}"), server.defines["MODULE"]) for part in range(2, 2 + 2 * rounds)]
     except OSError as error:
         return {"error": f"httpd under callgrind: {error}; see {server.folder}/output.log"}
     finally:
         server.stop()
-    return {key: (second[key] - first[key]) / hits for key in first}
+    pairs = list(zip(parts[::2], parts[1::2]))
+    return {key: statistics.median((second[key] - first[key]) / hits for first, second in pairs) for key in parts[0]}
 
 
 def wait_for_file(path, deadline_secs=60):
