@@ -120,7 +120,7 @@ impl<'c> Credentials<'c> {
 }
 
 /// Whether a host is one of Amazon's: the instance's own keys are for nobody else's eyes.
-pub fn is_amazons(host: &[u8]) -> bool {
+fn is_amazons(host: &[u8]) -> bool {
     let host = host.split(|byte| *byte == b':').next().unwrap_or_default();
     let host = host.strip_suffix(b".").unwrap_or(host);
     let below = |domain: &[u8]| {

@@ -25,6 +25,8 @@ use crate::semantics::validation::Validators;
 const IDLE_MAX: usize = 64;
 /// How long an idle connection is kept; S3 closes its side after some 20 s, which ureq notices before reuse.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(60);
+/// A body that comes or goes at less is given up, in bytes.
+const LEAST_PER_SEC: u64 = 16 * 1024;
 /// What is read from a connection at once.
 const PIECE_LEN: usize = 64 * 1024;
 /// The buffers of a connection: what is read, and a request's head with its signature.
@@ -281,7 +283,11 @@ impl Client {
             Setup { roots: rules.roots.clone(), connect_timeout: rules.connect_timeout, timeout: rules.timeout };
         let agent = self.agent(setup);
         let answer = match body {
-            Some(body) => agent.run(request.map(|()| body)),
+            Some(body) => {
+                let patience = rules.timeout + Duration::from_secs(body.len() as u64 / LEAST_PER_SEC);
+                let request = agent.configure_request(request.map(|()| body)).timeout_send_body(Some(patience)).build();
+                agent.run(request)
+            }
             None => agent.run(request),
         };
         answer.map_err(failure)
@@ -388,9 +394,17 @@ impl Incoming {
 
     /// Reads the body to its end, which is to come before `len_max` bytes have.
     pub fn read(self, len_max: u64) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::new();
-        self.0.into_reader().take(len_max + 1).read_to_end(&mut bytes).map_err(|e| failure(Error::from(e)))?;
-        if bytes.len() as u64 > len_max { Err(Failure::Answer("it is too long")) } else { Ok(bytes) }
+        let mut body = self.0.into_reader();
+        let mut piece = vec![0; PIECE_LEN];
+        let (mut bytes, mut pace) = (Vec::new(), Pace::new());
+        loop {
+            match body.read(&mut piece).map_err(|e| failure(Error::from(e)))? {
+                0 => return Ok(bytes),
+                read if (bytes.len() + read) as u64 > len_max => return Err(Failure::Answer("it is too long")),
+                read if pace.is_too_slow(read) => return Err(Failure::Slow),
+                read => bytes.extend_from_slice(&piece[..read]),
+            }
+        }
     }
 }
 
@@ -402,7 +416,7 @@ struct Pace {
 
 impl Pace {
     const SPAN: Duration = Duration::from_secs(30);
-    const LEAST: usize = 30 * 16 * 1024;
+    const LEAST: usize = 30 * LEAST_PER_SEC as usize;
 
     fn new() -> Self {
         Self { since: Instant::now(), came: 0 }

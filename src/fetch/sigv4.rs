@@ -182,7 +182,7 @@ fn signed_url(key: &Key) -> String {
 }
 
 /// The region in a host name of Amazon's (Amazon S3 user guide, "Amazon S3 endpoints").
-pub(super) fn region_of_host(authority: &str) -> Option<&str> {
+pub fn region_of_host(authority: &str) -> Option<&str> {
     let host = authority.split(':').next()?;
     let name = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
     let name = name.strip_suffix(".vpce").unwrap_or(name);

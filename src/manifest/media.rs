@@ -34,8 +34,11 @@ impl Described {
         let mut described = Self::default();
         if moov.defaults.is_none() {
             for track in &moov.tracks {
-                Tables::read(track)?;
-                described.add(src, track, track.samples_len()?, track.duration)?;
+                let len = match Codec::read(track)? {
+                    Some(_) => Tables::read(track).and_then(|_| track.samples_len())?,
+                    None => 0,
+                };
+                described.add(src, track, len, track.duration)?;
             }
             return Ok(described);
         }

@@ -4,6 +4,7 @@
 //!
 //! - What [`Manifest::write`] wrote, [`read`] gives back equal.
 
+use std::ops::Range;
 use std::{error, fmt, io};
 
 use quick_xml::events::{BytesDecl, BytesStart, BytesText, Event};
@@ -89,7 +90,7 @@ impl Manifest {
         let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
         writer.config_mut().add_space_before_slash_in_empty_elements = true;
         self.elements(&mut writer).expect("writing to memory does not fail");
-        let bytes = writer.into_inner();
+        let bytes = sealed(writer.into_inner());
         // XML has not these two either (XML 1.0, section 2.2), which our own reader does not look for.
         let has_none = |text: &str| !text.contains(['\u{fffe}', '\u{ffff}']);
         let is_read = str::from_utf8(&bytes).is_ok_and(has_none) && read(&bytes).as_ref() == Ok(self);
@@ -104,7 +105,7 @@ impl Manifest {
                 if let Some(name) = &self.client_manifest {
                     meta(writer, "clientManifestRelativePath", name)?;
                 }
-                meta(writer, "creator", "uspcache")
+                meta(writer, "creator", &format!("uspcache {NO_SUM}"))
             })?;
             writer.create_element("body").write_inner_content(|writer| {
                 writer
@@ -116,6 +117,32 @@ impl Manifest {
         })?;
         writer.write_event(Event::Text(BytesText::new("\n")))
     }
+}
+
+/// What stands before the checksum in a document of ours, and in its place while it is computed.
+const BEFORE_SUM: &[u8] = b"<meta name=\"creator\" content=\"uspcache ";
+const NO_SUM: &str = "00000000";
+
+/// A document with its checksum: CRC-32C, with zeros in its own place.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(place) = place_of_sum(&bytes) {
+        let sum = format!("{:08x}", crc32c::crc32c(&bytes));
+        bytes[place].copy_from_slice(sum.as_bytes());
+    }
+    bytes
+}
+
+fn place_of_sum(bytes: &[u8]) -> Option<Range<usize>> {
+    let at = memchr::memmem::find(bytes, BEFORE_SUM)? + BEFORE_SUM.len();
+    (at + NO_SUM.len() <= bytes.len()).then(|| at..at + NO_SUM.len())
+}
+
+/// Whether a document is as [`Manifest::write`] left it, to the byte.
+pub fn is_as_written(bytes: &[u8]) -> bool {
+    let Some(place) = place_of_sum(bytes) else { return false };
+    let mut plain = bytes.to_vec();
+    plain[place].copy_from_slice(NO_SUM.as_bytes());
+    sealed(plain) == bytes
 }
 
 impl Track {

@@ -26,13 +26,19 @@ pub fn between<S: AsRef<str> + PartialEq>(dir: &[S], file: &[S]) -> String {
 }
 
 /// A segment of a path, with what may not stand there percent-encoded.
-fn encode(segment: &[u8]) -> String {
+pub fn encode(segment: &[u8]) -> String {
     let encoded = |byte: &u8| match byte {
         b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(*byte).to_string(),
-        _ if b"-._~!$&'()*+,;=:@".contains(byte) => char::from(*byte).to_string(),
+        // A plain + is a space for S3.
+        _ if b"-._~!$&'()*,;=:@".contains(byte) => char::from(*byte).to_string(),
         _ => format!("%{byte:02X}"),
     };
     segment.iter().map(encoded).collect()
+}
+
+/// Whether two references are spellings of one.
+pub fn is_same(one: &str, other: &str) -> bool {
+    one == other || decode(one.as_bytes()) == decode(other.as_bytes())
 }
 
 /// The file that `location` names from an index in `dir`; `None` if it is no relative path.
@@ -48,7 +54,7 @@ pub fn resolve(dir: &Path, location: &str) -> Option<PathBuf> {
 }
 
 /// Percent-decodes; what is no escape stays.
-fn decode(text: &[u8]) -> Vec<u8> {
+pub fn decode(text: &[u8]) -> Vec<u8> {
     let hex = |digit: u8| char::from(digit).to_digit(16).map(|digit| digit as u8);
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -82,6 +88,7 @@ mod tests {
             ("/a", "/a/t:1.mp4", "./t:1.mp4"),
             ("/a", "/a/\u{e9}.mp4", "%C3%A9.mp4"),
             ("/a", "/a/(1),b=2;@.mp4", "(1),b=2;@.mp4"),
+            ("/a", "/a/a+b.mp4", "a%2Bb.mp4"),
         ];
         for (dir, media, want) in rows {
             let (dir, media) = (Path::new(dir), Path::new(media));

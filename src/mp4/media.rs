@@ -81,6 +81,10 @@ impl<M: Media + ?Sized> Media for Box<M> {
     fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
         (**self).read(ranges)
     }
+
+    fn read_into(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
+        (**self).read_into(range, bytes)
+    }
 }
 
 /// Bytes in memory.

@@ -149,7 +149,7 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
             self.ahead.clear();
             if self.hints.0.front() != Some(&at) {
                 self.window.start = at;
-                let range = at..(at + self.guess).min(self.len);
+                let range = at..at.saturating_add(self.guess).min(self.len);
                 let read = self.media.read_into(range, &mut self.window.bytes);
                 return read.map_err(|source| Error::Read { offset: at, source });
             }
@@ -165,7 +165,7 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
         // Fragments come next to each other where they are short.
         let ends = starts.iter().skip(1).copied().chain([self.len]);
         let ranges: Vec<_> =
-            starts.iter().zip(ends).map(|(start, end)| *start..(start + self.guess).min(end)).collect();
+            starts.iter().zip(ends).map(|(start, end)| *start..start.saturating_add(self.guess).min(end)).collect();
         let read = self.read(&ranges)?;
         self.ahead = starts.into_iter().zip(read).map(|(start, bytes)| Window { start, bytes }).collect();
         self.complete()

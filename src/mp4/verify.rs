@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use super::boxes::Mp4Box;
+use super::location::is_same;
 use super::media::Media;
 use super::moov::{DataReference, Edit, Moov, Track};
 use super::read::{Fingerprint, FlatSample, Tables, fingerprints, read_moov};
@@ -110,8 +111,10 @@ pub enum Told {
     Changed,
     /// It is an index of something else.
     Other,
-    /// Its fingerprint does not say enough.
+    /// Its fingerprint has the length; of the ETag one side does not know.
     Nothing,
+    /// It has no fingerprint: another program made it.
+    NoFingerprint,
 }
 
 /// What the index in `file` tells of the media at `location`, which has that length and ETag.
@@ -121,7 +124,7 @@ pub fn told(file: &[u8], location: &str, len: u64, etag: Option<&str>) -> Result
     let prints = fingerprints(file)?;
     let mut told = Told::Fits;
     for track in &moov.tracks {
-        if self::location(track)? != location {
+        if !is_same(self::location(track)?, location) {
             return Ok(Told::Other);
         }
         match prints.iter().find(|print| print.track_id == track.id) {
@@ -131,10 +134,21 @@ pub fn told(file: &[u8], location: &str, len: u64, etag: Option<&str>) -> Result
                     return Ok(Told::Changed);
                 }
             }
-            _ => told = Told::Nothing,
+            Some(_) => told = Told::Nothing,
+            None => return Ok(Told::NoFingerprint),
         }
     }
-    Ok(told)
+    if moov.tracks.is_empty() { Ok(Told::Other) } else { Ok(told) }
+}
+
+/// Whether it is an index, whatever of: its tracks are elsewhere.
+pub fn is_index(media: &(impl Media + ?Sized)) -> bool {
+    let is_elsewhere = |bytes: &[u8], offset| -> Result<bool, Error> {
+        let moov = Moov::read(Mp4Box::read(bytes, offset)?)?;
+        let all = moov.tracks.iter().try_for_each(|track| location(track).map(drop));
+        Ok(all.is_ok() && moov.defaults.is_none() && !moov.tracks.is_empty())
+    };
+    read_moov(media).is_ok_and(|(bytes, offset)| is_elsewhere(&bytes, offset).unwrap_or(false))
 }
 
 /// The one file that holds the samples of `track`.

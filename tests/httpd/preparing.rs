@@ -74,15 +74,13 @@ fn an_object_is_indexed_as_its_file_is() {
         let verified = uspcache(&["verify-index", &index, "--json"]);
         assert!(verified.code == Some(0) && verified.out.contains(r#""fits":true"#), "{verified:?}");
         assert_eq!(uspcache(&["index", "-o", "a-index.mp4", name]).code, Some(0));
-        // The reference is spelt alike for objects and files but for what either may leave plain.
-        let reference = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("%28", "(").replace("%29", ")");
         let (there, here) = (
             s3.get(&escape("é +/a-index.mp4".as_bytes())),
             fs::read(dir.path().join("a-index.mp4")).expect("it was made"),
         );
         assert_eq!(agreed(&there), agreed(&index_of(&film_file("film-avc1-400k.cmfv"))));
         for index in [&there, &here] {
-            assert!(reference(index).contains("\0\0\0\x00100%25%20(film).cmfv\0"), "{:?}", s3.kind);
+            assert!(String::from_utf8_lossy(index).contains("\0\0\0\x00100%25%20(film).cmfv\0"), "{:?}", s3.kind);
         }
         // The index fits the file, too, of which nobody knows an ETag.
         fs::write(dir.path().join("a-index.mp4"), there).expect("a file");
@@ -125,6 +123,27 @@ fn what_a_bucket_lacks_is_made_and_what_fits_is_left_alone() {
             let arguments = [&["prepare", "--json", name.trim_end_matches('/')], arguments].concat();
             run(with_keys(s3.keys(), &s3.endpoint(), dir.path(), &arguments))
         };
+        // What was prepared as files fits as objects, whatever it is called.
+        let local = dir.path().join("odd");
+        fs::create_dir(&local).expect("a directory");
+        for (name, file) in [("f (1).cmfv", media[0]), ("a+b's.cmfa", media[1])] {
+            fs::write(local.join(name), film_file(file)).expect("a file");
+        }
+        assert_eq!(run(in_dir(dir.path(), &["prepare", "odd"])).code, Some(0));
+        for file in fs::read_dir(&local).expect("a directory").flatten() {
+            let name = file.file_name().into_string().expect("UTF-8");
+            s3.put(&escape(format!("odd/{name}").as_bytes()), &fs::read(file.path()).expect("a file"), &[]);
+        }
+        let odd = format!("{}odd/", s3.name());
+        let kept = run(with_keys(s3.keys(), &s3.endpoint(), dir.path(), &["prepare", &odd]));
+        assert!(kept.code == Some(0) && kept.out.lines().count() == 3, "{kept:?}");
+        assert!(kept.out.lines().all(|line| line.starts_with("kept ")), "{kept:?}");
+        for name in ["odd/f%20%281%29-index.mp4", "odd/a%2Bb%27s-index.mp4", "odd/odd.ism"] {
+            s3.delete(name);
+        }
+        for name in ["odd/f%20%281%29.cmfv", "odd/a%2Bb%27s.cmfa"] {
+            s3.delete(name);
+        }
         let indexes = ["solaris/film-avc1-400k-index.mp4", "solaris/film-aac-128k-index.mp4"];
         let all = |done| {
             names(&[
@@ -318,18 +337,26 @@ fn what_storage_refuses_is_told_and_the_index_there_was_stays() {
             "storage's answer does not fit: the server ignores Range: download the file, and use that",
         ),
         (Fault::OtherTotal(12_345_678), "it changes while it is fetched"),
+        (Fault::NewEtags, "it changes while it is fetched"),
+        (Fault::Raw(b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-9999999999/10000000000\r\nContent-Length: 10000000000\r\n\r\n".into()), "it is not the part that was asked for"),
+        (Fault::Raw(b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-4095/18446744073709551615\r\nContent-Length: 4096\r\n\r\n".into()), "storage's answer broke off"),
     ];
     for (fault, want) in rows {
         let storage = Storage::start();
         storage.put(MEDIA, Object::new(film(true)));
         let is_late = matches!(fault, Fault::OtherTotal(_));
+        if matches!(fault, Fault::NewEtags) {
+            storage.ignore("If-Match");
+        }
         storage.fail_some(MEDIA, Whom::Everyone, 1 + usize::from(is_late).., fault.clone());
         let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join("a.mp4"), "old").expect("a file");
+        let old = film_file("film-aac-128k-index.mp4");
+        fs::write(dir.path().join("a.mp4"), &old).expect("a file");
         let made = run(on(&storage, dir.path(), &["index", "-o", "a.mp4", "s3://media/dir/film.cmfv"]));
         assert!(made.code == Some(3) && made.err.contains(want), "{fault:?}: {made:?}");
+        assert!(!made.err.contains("panicked"), "{made:?}");
         assert!(made.err.starts_with("uspcache: s3://media/dir/film.cmfv: "), "{made:?}");
-        assert_eq!(fs::read(dir.path().join("a.mp4")).ok().as_deref(), Some(b"old".as_slice()));
+        assert_eq!(fs::read(dir.path().join("a.mp4")).ok(), Some(old));
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1);
     }
 }

@@ -102,6 +102,12 @@ impl S3 {
         assert!(put.status.success(), "{key} cannot be put: {}", String::from_utf8_lossy(&said));
     }
 
+    /// Removes what lies under a key.
+    pub(crate) fn delete(&self, key: &str) {
+        let gone = self.curl().args(["-X", "DELETE"]).arg(self.path_url() + key).output().expect("curl runs");
+        assert!(gone.status.success(), "{key} cannot be removed: {}", String::from_utf8_lossy(&gone.stderr));
+    }
+
     /// What lies under a key.
     pub(crate) fn get(&self, key: &str) -> Vec<u8> {
         let got = self.curl().arg(self.path_url() + key).output().expect("curl runs");

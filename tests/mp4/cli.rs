@@ -58,7 +58,9 @@ fn what_goes_wrong_names_the_file_the_box_and_the_offset_and_leaves_nothing_behi
     let film = dir.path().join("media dir/film-avc1-400k.cmfv");
     let whole = fs::read(&film).expect("it is there");
     fs::write(&film, &whole[..50_000]).expect("it is written");
-    fs::write(dir.path().join("old.mp4"), b"old").expect("it is written");
+    let old = sample("film-aac-128k-index.mp4");
+    fs::write(dir.path().join("old.mp4"), &old).expect("it is written");
+    fs::write(dir.path().join("odd.mp4"), b"odd").expect("it is written");
     let rows: [(&[&str], i32, &str); 5] = [
         (
             &["index", "-o", "old.mp4", "media dir/film-avc1-400k.cmfv"],
@@ -69,15 +71,15 @@ fn what_goes_wrong_names_the_file_the_box_and_the_offset_and_leaves_nothing_behi
         (&["index", "-o", "old.mp4", "none.mp4"], 3, "uspcache: none.mp4: No such file or directory (os error 2)\n"),
         (&["index", "-o", "old.mp4", "old.mp4"], 2, "uspcache: old.mp4 is the output and an input\n"),
         (&["index", "-o", "none/a.mp4", "old.mp4"], 3, "uspcache: none: No such file or directory (os error 2)\n"),
-        (&["verify-index", "old.mp4"], 3, "uspcache: old.mp4: box ???? at offset 0 has no whole header; "),
+        (&["verify-index", "odd.mp4"], 3, "uspcache: odd.mp4: box ???? at offset 0 has no whole header; "),
     ];
     for (arguments, code, want) in rows {
         let output = uspcache(dir.path(), arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
         assert!(text(&output.stderr).starts_with(want), "{arguments:?}: {}", text(&output.stderr));
     }
-    assert_eq!(fs::read(dir.path().join("old.mp4")).expect("it is there"), b"old");
-    assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 2, "no half-written file");
+    assert_eq!(fs::read(dir.path().join("old.mp4")).expect("it is there"), old);
+    assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 3, "no half-written file");
 }
 
 #[test]
@@ -88,6 +90,10 @@ fn an_index_takes_the_place_of_no_media_and_of_nothing_but_a_file() {
     fs::copy(dir.path().join("media dir/film-aac-128k.cmfa"), &film).expect("a copy");
     std::os::unix::fs::symlink("film.mp4", dir.path().join("latest.mp4")).expect("a link");
     let rows = [
+        (
+            ["index", "-o", "media dir/film-aac-128k.cmfa", "film.mp4"],
+            "uspcache: media dir/film-aac-128k.cmfa is there and no index; remove it, or choose another name\n",
+        ),
         (["index", "-o", "film.mp4", "latest.mp4"], "uspcache: latest.mp4 is the output and an input\n"),
         (["index", "-o", "/dev/null", "film.mp4"], "uspcache: /dev/null is there and no file\n"),
         (["index", "-o", "media dir", "film.mp4"], "uspcache: media dir is there and no file\n"),

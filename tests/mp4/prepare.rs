@@ -97,7 +97,7 @@ fn what_cannot_be_indexed_keeps_no_other_from_it() {
     for want in [
         "uspcache: ./f/cut-index.mp4: ./f/cut.cmfa: box ",
         "uspcache: ./f/f.ism: not all of its media have an index\n",
-        "uspcache: ./g/c-index.mp4: is no index of ./g/c.cmfv; remove it, or have it replaced by --force\n",
+        "uspcache: ./g/c-index.mp4: is no index of ./g/c.cmfv, or of another program; remove it, or have it replaced by --force\n",
         "uspcache: ./g/g.ism: not all of its media have an index\n",
     ] {
         assert!(err.contains(want), "{want}: {err}");
@@ -120,4 +120,81 @@ fn a_place_that_is_none_is_told() {
         let (lines, got, err) = prepare(dir.path(), &[place]);
         assert!(lines.is_empty() && got == Some(code) && err.starts_with(want), "{place}: {err}");
     }
+}
+
+#[test]
+fn what_somebody_has_written_into_a_manifest_stays() {
+    let edits: [(&str, &str); 3] = [
+        ("value=\"audio_eng\"", "value=\"commentary\""),
+        (
+            "<param name=\"TimeScale\"",
+            "<param name=\"ContentKey\" value=\"SECRET\" valueType=\"data\" />\n        <param name=\"TimeScale\"",
+        ),
+        ("</head>", "  <meta name=\"hls_playout\" content=\"aes\" />\n  </head>"),
+    ];
+    for (from, to) in edits {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path();
+        put(dir, &[("f/a.cmfa", "film-aac-128k.cmfa")]);
+        assert_eq!(prepare(dir, &["f"]).1, Some(0));
+        let path = dir.join("f/f.ism");
+        let edited = fs::read_to_string(&path).expect("it was made").replacen(from, to, 1);
+        assert!(edited.contains(to));
+        fs::write(&path, &edited).expect("a file");
+        assert_eq!(prepare(dir, &["f"]).1, Some(0), "it names all that it should");
+        put(dir, &[("f/b.cmfv", "film-avc1-400k.cmfv")]);
+        let (_, code, err) = prepare(dir, &["f"]);
+        assert!(code == Some(1) && err.starts_with("uspcache: f/f.ism: is somebody else's, or changed"), "{err}");
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), edited);
+        assert_eq!(prepare(dir, &["--force", "f"]).1, Some(0));
+        assert!(!fs::read_to_string(&path).expect("it is there").contains(to));
+    }
+}
+
+#[test]
+fn an_index_that_is_not_known_to_be_of_the_media_is_not_replaced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    // GPAC's index has no fingerprint.
+    let of_another_program =
+        [("f/film-avc1-400k.cmfv", "film-avc1-400k.cmfv"), ("f/film-avc1-400k-index.mp4", "film-avc1-400k-index.mp4")];
+    put(dir, &of_another_program);
+    assert!(prepare(dir, &["f"]).0.contains(&"kept f/film-avc1-400k-index.mp4".into()));
+    put(dir, &[("f/film-avc1-400k.cmfv", "film-avc1-1000k.cmfv")]);
+    let (_, code, err) = prepare(dir, &["f"]);
+    assert!(
+        code == Some(3)
+            && err.contains("f/film-avc1-400k-index.mp4: is no index of f/film-avc1-400k.cmfv, or of another program"),
+        "{err}"
+    );
+    assert_eq!(
+        fs::read(dir.join("f/film-avc1-400k-index.mp4")).expect("it is there"),
+        sample("film-avc1-400k-index.mp4")
+    );
+    assert!(prepare(dir, &["--force", "f"]).0.contains(&"made f/film-avc1-400k-index.mp4".into()));
+    // Two media, one name.
+    put(
+        dir,
+        &[
+            ("g/a.cmfv", "film-avc1-400k.cmfv"),
+            ("g/a.cmfa", "film-aac-128k.cmfa"),
+            ("g/a-cmfv.mp4", "film-aac-128k.cmfa"),
+        ],
+    );
+    let (lines, code, err) = prepare(dir, &["g"]);
+    assert_eq!((lines, code), (vec!["made g/a-cmfa-index.mp4".to_owned()], Some(3)));
+    assert_eq!(err.matches("uspcache: g/a-cmfv-index.mp4: is the index of ").count(), 2, "{err}");
+}
+
+#[test]
+fn a_link_to_media_is_media_and_no_media_are_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    put(dir, &[("store/x", "film-aac-128k.cmfa"), ("none/notes.txt", "film.ism")]);
+    fs::create_dir(dir.join("l")).expect("a directory");
+    std::os::unix::fs::symlink("../store/x", dir.join("l/a.cmfa")).expect("a link");
+    std::os::unix::fs::symlink("..", dir.join("l/around")).expect("a link");
+    let made = vec!["made l/a-index.mp4".to_owned(), "made l/l.ism".into()];
+    assert_eq!(prepare(dir, &["l"]), (made, Some(0), String::new()));
+    assert_eq!(prepare(dir, &["none"]), (vec![], Some(1), "uspcache: none: no media lie below\n".into()));
 }

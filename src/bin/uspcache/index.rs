@@ -6,6 +6,7 @@ use std::fmt::Display;
 use clap::builder::RangedU64ValueParser;
 use indicatif::ProgressBar;
 use mod_usp_storage_cache::mp4::source::Source;
+use mod_usp_storage_cache::mp4::verify::is_index;
 use mod_usp_storage_cache::mp4::{self, index};
 use serde::Serialize;
 
@@ -67,6 +68,13 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
 /// Makes the index at `output` of those tracks of `inputs`, or of all.
 pub fn make(storage: &Storage, output: &Place, inputs: &[Place], tracks: &[u32], out: &mut Out) -> Result<(), Failure> {
     output.check_output(inputs)?;
+    match output.open(storage) {
+        Ok(there) if !there.is_empty() && !is_index(&*there) => {
+            return Err(Failure::Usage(format!("{output} is there and no index; remove it, or choose another name")));
+        }
+        Err(e) if !Place::is_absent(&e) => return Err(Failure::plain(output, e)),
+        _ => {}
+    }
     let mut read = Vec::new();
     for input in inputs {
         let reference = output.reference(input, &inputs[0])?;
@@ -83,7 +91,7 @@ pub fn make(storage: &Storage, output: &Place, inputs: &[Place], tracks: &[u32],
     let samples: u64 = made.tracks.iter().map(|track| u64::from(track.samples)).sum();
     let shown = printable(made.index.as_bytes());
     let line = format!("{shown}: {} tracks, {samples} samples, {} bytes", made.tracks.len(), made.bytes);
-    out.either(&made, line)
+    if out.is_quiet() && !out.is_json() { Ok(()) } else { out.either(&made, line) }
 }
 
 /// Reads a fragmented MP4, and shows how far that is.

@@ -85,44 +85,55 @@ impl Tree {
         }
     }
 
-    /// All files below, sorted by their paths.
-    pub fn list(&self, storage: &Storage) -> Result<Vec<Listed>, Failure> {
+    /// All files below whose paths are wanted, sorted.
+    pub fn list(&self, storage: &Storage, is_wanted: fn(&str) -> bool) -> Result<Vec<Listed>, Failure> {
         let mut listed = Vec::new();
         match self {
-            Self::Directory(dir) => walk(dir, "", 0, &mut listed).map_err(|e| Failure::plain(dir.display(), e))?,
+            Self::Directory(dir) => walk(dir, "", 0, &mut listed)?,
             Self::Prefix { bucket, prefix } => {
                 let failed = |e| Failure::plain(format_args!("s3://{bucket}/{prefix}"), why(&e));
-                let mut token = None;
+                let mut token: Option<String> = None;
                 loop {
                     let page = page(storage, bucket, prefix, token.as_deref())?.map_err(failed)?;
                     let below = |object: &Object| object.key.strip_prefix(prefix.as_str()).map(str::to_owned);
                     let found = page.contents.into_iter().filter_map(|object| {
                         Some(Listed { path: below(&object)?, len: object.size, etag: object.etag })
                     });
-                    listed.extend(found.filter(|one| !one.path.is_empty() && !one.path.ends_with('/')));
-                    token = page.next_continuation_token.filter(|_| page.is_truncated);
-                    if token.is_none() {
+                    listed.extend(found.filter(|one| is_wanted(&one.path)));
+                    if !page.is_truncated {
                         break;
                     }
+                    if page.next_continuation_token.is_none() || page.next_continuation_token == token {
+                        return Err(failed(fetch::Failure::Answer(
+                            "a listing that says neither its end nor what follows",
+                        )));
+                    }
+                    token = page.next_continuation_token;
                 }
             }
         }
+        listed.retain(|one| is_wanted(&one.path));
         listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(listed)
     }
 }
 
-/// Names that are no UTF-8 are passed over: no reference leads to them that everybody reads alike.
-fn walk(dir: &Path, above: &str, depth: u32, listed: &mut Vec<Listed>) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
+/// Names that are no UTF-8 are passed over: no reference leads to them that everybody reads alike. So are links to directories,
+/// which may lead around, and what goes meanwhile.
+fn walk(dir: &Path, above: &str, depth: u32, listed: &mut Vec<Listed>) -> Result<(), Failure> {
+    let failed = |e| Failure::plain(dir.display(), e);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         let path = format!("{above}{name}");
-        if kind.is_dir() && depth < DEPTH_MAX {
+        if entry.file_type().map_err(failed)?.is_dir() && depth < DEPTH_MAX {
             walk(&entry.path(), &format!("{path}/"), depth + 1, listed)?;
-        } else if kind.is_file() {
-            listed.push(Listed { path, len: entry.metadata()?.size(), etag: None });
+            continue;
+        }
+        match fs::metadata(entry.path()) {
+            Ok(file) if file.is_file() => listed.push(Listed { path, len: file.size(), etag: None }),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Failure::plain(entry.path().display(), e)),
+            _ => {}
         }
     }
     Ok(())
@@ -165,7 +176,7 @@ fn page(
 }
 
 fn read(page: &[u8]) -> Result<Page, fetch::Failure> {
-    let text = str::from_utf8(page).ok();
+    let text = str::from_utf8(page).ok().filter(|text| text.contains("<ListBucketResult"));
     let page = text.and_then(|text| quick_xml::de::from_str(text).ok());
     page.ok_or(fetch::Failure::Answer("it is no listing"))
 }

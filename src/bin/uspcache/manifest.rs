@@ -97,6 +97,9 @@ fn tell(output: &Place, tracks: &[Track], bytes: usize, out: &mut Out) -> Result
     }
     let made = Made { manifest: output.to_string(), bytes, tracks: tracks.iter().map(told).collect() };
     let shown = printable(made.manifest.as_bytes());
+    if out.is_quiet() && !out.is_json() {
+        return Ok(());
+    }
     out.either(&made, format_args!("{shown}: {tracks_len} tracks of {files} files, {bytes} bytes"))
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mod_usp_storage_cache::cache::key::{Key, decode};
+use mod_usp_storage_cache::fetch::{self, refusal::Why};
 use mod_usp_storage_cache::mp4::location;
 use mod_usp_storage_cache::mp4::media::{LocalFile, Media};
 
@@ -70,6 +71,11 @@ impl Place {
         Ok(Self::Object(Object { key: key.into(), bucket: Some(bucket.to_owned()), root_len: root.url().len() }))
     }
 
+    /// Whether nothing is there, for all that can be told: who may not list a bucket is denied what is not in it.
+    pub fn is_absent(e: &io::Error) -> bool {
+        matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+    }
+
     /// Whether its name ends so, in upper or lower case.
     pub fn has_suffix(&self, suffix: &str) -> bool {
         let name = self.file_name();
@@ -100,7 +106,7 @@ impl Place {
             Self::File(path) => Ok(Box::new(LocalFile::open(path)?)),
             Self::Object(object) => match Remote::open(storage, &object.key) {
                 Ok(remote) => Ok(Box::new(remote)),
-                Err(failure) => Err(io::Error::other(why(&failure))),
+                Err(failure) => Err(error(&failure)),
             },
         }
     }
@@ -113,9 +119,7 @@ impl Place {
                 File::open(path)?.take(len_max + 1).read_to_end(&mut bytes)?;
                 if bytes.len() as u64 > len_max { Err(io::Error::other("it is too long")) } else { Ok(bytes) }
             }
-            Self::Object(object) => {
-                storage.whole(&object.key, len_max).map_err(|failure| io::Error::other(why(&failure)))
-            }
+            Self::Object(object) => storage.whole(&object.key, len_max).map_err(|failure| error(&failure)),
         }
     }
 
@@ -207,6 +211,9 @@ impl Object {
     fn reference(&self, media: &Self) -> String {
         let ((mut dir, _), (file, query)) = (self.segments(), media.segments());
         dir.pop();
+        // URLs may leave plain what a reference may not.
+        let spelt = |segment: &&str| location::encode(&location::decode(segment.as_bytes()));
+        let (dir, file): (Vec<_>, Vec<_>) = (dir.iter().map(spelt).collect(), file.iter().map(spelt).collect());
         location::between(&dir, &file) + query
     }
 
@@ -224,9 +231,20 @@ impl Object {
             }
         }
         let url = format!("{}{}{query}", self.root(), segments.join("/"));
-        let key = url::whole(url.as_ref()).ok().filter(|_| is_relative)?;
+        let key = url::object(url.as_ref()).ok().filter(|_| is_relative)?;
         Some(Self { key: key.into(), ..self.clone() })
     }
+}
+
+/// What storage says, as of a file.
+fn error(failure: &fetch::Failure) -> io::Error {
+    let kind = match failure {
+        fetch::Failure::Status(404) => io::ErrorKind::NotFound,
+        fetch::Failure::Status(401 | 403) => io::ErrorKind::PermissionDenied,
+        fetch::Failure::Refused(refusal) if refusal.why == Why::Denied => io::ErrorKind::PermissionDenied,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, why(failure))
 }
 
 fn split_query(text: &str) -> (&str, &str) {
@@ -269,4 +287,47 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(part);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(url: &str) -> Object {
+        let key = url::object(url.as_ref()).expect(url);
+        let root_len = key.url().len() - key.path_and_query().len() + "/bucket/".len();
+        Object { key: key.into(), bucket: Some("bucket".to_owned()), root_len }
+    }
+
+    #[test]
+    fn a_reference_leads_to_an_object_of_the_same_bucket_and_nowhere_else() {
+        let rows = [
+            ("a.cmfv", Some("http://h/bucket/d/e/a.cmfv")),
+            ("./a%20b.cmfv", Some("http://h/bucket/d/e/a%20b.cmfv")),
+            ("../a.cmfv?versionId=1", Some("http://h/bucket/d/a.cmfv?versionId=1")),
+            ("../../a.cmfv", Some("http://h/bucket/a.cmfv")),
+            ("../../../other/a.cmfv", None),
+            ("%2e%2e/%2e%2e/%2e%2e/other/a.cmfv", None),
+            ("/other/a.cmfv", None),
+            ("//h2/a.cmfv", None),
+            ("file:a.cmfv", None),
+            ("", None),
+            ("a.cmfv?acl", None),
+        ];
+        let index = object("http://h/bucket/d/e/film-index.mp4");
+        for (reference, want) in rows {
+            let found = index.resolve(reference);
+            assert_eq!(found.as_ref().map(|object| object.key.url()), want, "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_reference_from_an_object_leads_back() {
+        for media in ["http://h/bucket/d/e/a+b (1).cmfv", "http://h/bucket/d/x.cmfv", "http://h/bucket/f/g:h.cmfv"] {
+            let (index, media) = (object("http://h/bucket/d/e/i.mp4"), object(media));
+            let reference = index.reference(&media);
+            let back = index.resolve(&reference).expect("it leads somewhere");
+            assert_eq!(decode(back.key.url().as_bytes()), decode(media.key.url().as_bytes()), "{reference}");
+        }
+    }
 }

@@ -9,8 +9,9 @@ use indicatif::ProgressBar;
 use mod_usp_storage_cache::manifest::MANIFEST_LEN_MAX;
 use mod_usp_storage_cache::manifest::media::{Described, arrange};
 use mod_usp_storage_cache::manifest::read::read as read_manifest;
-use mod_usp_storage_cache::manifest::write::Manifest;
+use mod_usp_storage_cache::manifest::write::{Manifest, Track, is_as_written};
 use mod_usp_storage_cache::mp4::boxes::Mp4Box;
+use mod_usp_storage_cache::mp4::location::is_same;
 use mod_usp_storage_cache::mp4::media::Media;
 use mod_usp_storage_cache::mp4::moov::Moov;
 use mod_usp_storage_cache::mp4::read::read_moov;
@@ -36,7 +37,7 @@ pub struct Args {
     /// Say what would be made, and make nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
-    /// Replace manifests that somebody else made or changed and that lack a file
+    /// Replace what is refused: somebody else's manifests that lack a file, and files that are no index under the name of one
     #[arg(long)]
     force: bool,
     /// Work in so many directories at a time
@@ -50,6 +51,8 @@ pub struct Args {
 const SUFFIXES: [&str; 9] = [".mp4", ".m4v", ".m4a", ".cmfv", ".cmfa", ".cmft", ".ismv", ".isma", ".ismt"];
 /// What ends the name of an index.
 const INDEX: &str = "-index.mp4";
+/// What ends the name of a manifest.
+const MANIFEST: &str = ".ism";
 
 /// What was done about a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -87,8 +90,12 @@ struct Directory<'a> {
 pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let storage = args.storage.open()?;
     let tree = Tree::parse(&args.tree)?;
-    let listed = tree.list(&storage)?;
+    let listed = tree.list(&storage, is_ours)?;
     let directories = directories(&listed);
+    if directories.is_empty() {
+        remark(format_args!("{}: no media lie below", args.tree.to_string_lossy()));
+        return Ok(Code::Wrong);
+    }
     let bar = progress::objects(out);
     bar.set_length(directories.iter().map(|directory| directory.media().count() as u64).sum());
     let preparer = Preparer { args, storage, tree, bar };
@@ -122,18 +129,25 @@ fn directories(listed: &[Listed]) -> Vec<Directory<'_>> {
     directories.filter(|directory| directory.media().next().is_some()).collect()
 }
 
+/// Whether a path ends so, in upper or lower case.
+fn ends(path: &str, suffix: &str) -> bool {
+    let at = path.len().checked_sub(suffix.len());
+    at.is_some_and(|at| path.as_bytes()[at..].eq_ignore_ascii_case(suffix.as_bytes()))
+}
+
+/// Whether it is media, an index or a manifest by its name.
+fn is_ours(path: &str) -> bool {
+    SUFFIXES.iter().any(|suffix| ends(path, suffix)) || ends(path, MANIFEST)
+}
+
 impl<'a> Directory<'a> {
     fn media(&self) -> impl Iterator<Item = &'a Listed> {
-        let ends = |file: &Listed, suffix: &str| {
-            let at = file.path.len().checked_sub(suffix.len());
-            at.is_some_and(|at| file.path.as_bytes()[at..].eq_ignore_ascii_case(suffix.as_bytes()))
-        };
-        let is_media = move |file: &&Listed| SUFFIXES.iter().any(|suffix| ends(file, suffix)) && !ends(file, INDEX);
-        self.files.iter().copied().filter(is_media)
+        let is_media = |path: &str| SUFFIXES.iter().any(|suffix| ends(path, suffix)) && !ends(path, INDEX);
+        self.files.iter().copied().filter(move |file| is_media(&file.path))
     }
 
     fn manifests(&self) -> impl Iterator<Item = &'a Listed> {
-        self.files.iter().copied().filter(|file| file.path.to_ascii_lowercase().ends_with(".ism"))
+        self.files.iter().copied().filter(|file| ends(&file.path, MANIFEST))
     }
 
     /// The path of the manifest of this directory; that of the tree itself is called after the tree.
@@ -164,154 +178,176 @@ struct Preparer<'a> {
     bar: ProgressBar,
 }
 
-/// What came of a file: what to say of it, and its bytes if it is there.
-type Came = (Done, Option<String>, Option<Vec<u8>>);
+/// What came of a file: what to say of it, and its tracks if it is an index that is there.
+type Came = (Done, Option<String>, Vec<Track>);
 
 impl Preparer<'_> {
     fn prepare(&self, directory: &Directory<'_>, tell: &Sender<Report>) {
-        let mut indexes = Vec::new();
+        let manifest = match self.tree.name() {
+            Ok(name) => directory.manifest(&name),
+            Err(failure) => return drop(tell.send(self.report(directory.path, failed(failure)))),
+        };
+        let mut tracks = Vec::new();
         let (mut would_make, mut is_whole) = (false, true);
         for media in directory.media() {
             let path = directory.index_of(media);
-            let (done, why, bytes) = self.index(directory, media, &path).unwrap_or_else(failed);
-            would_make |= done == Done::WouldMake;
-            is_whole &= !matches!(done, Done::Failed | Done::Refused);
-            let file = if done == Done::Skipped { &media.path } else { &path };
+            let came = self.index(directory, media, &path, &manifest).unwrap_or_else(failed);
+            would_make |= came.0 == Done::WouldMake;
+            is_whole &= !matches!(came.0, Done::Failed | Done::Refused);
+            tracks.extend_from_slice(&came.2);
+            let file = if came.0 == Done::Skipped { &media.path } else { &path };
             // Where nobody listens any more there is nothing to be done for.
-            let Ok(()) = tell.send(self.report(file, done, why)) else { return };
-            indexes.extend(bytes.map(|bytes| (path, bytes)));
+            let Ok(()) = tell.send(self.report(file, came)) else { return };
             self.bar.inc(1);
         }
-        let path = match self.tree.name() {
-            _ if indexes.is_empty() && !would_make => return,
-            Ok(name) => directory.manifest(&name),
-            Err(failure) => {
-                return drop(tell.send(self.report(directory.path, Done::Failed, Some(failure.into_text()))));
+        let (path, came) = match () {
+            () if !is_whole => {
+                (manifest, (Done::Failed, Some("not all of its media have an index".into()), Vec::new()))
             }
+            () if would_make && directory.has(&manifest) => return,
+            () if would_make => (manifest, (Done::WouldMake, None, Vec::new())),
+            () if tracks.is_empty() => return,
+            () => self.manifest(directory, &manifest, tracks).unwrap_or_else(|failure| (manifest, failed(failure))),
         };
-        let came = match () {
-            () if !is_whole => Ok((path, (Done::Failed, Some("not all of its media have an index".into()), None))),
-            () if would_make && directory.has(&path) => return,
-            () if would_make => Ok((path, (Done::WouldMake, None, None))),
-            () => self.manifest(directory, path.clone(), &indexes).map_err(|failure| (path, failure)),
-        };
-        let (path, (done, why, _)) = came.unwrap_or_else(|(path, failure)| (path, failed(failure)));
         // As above.
-        let _ = tell.send(self.report(&path, done, why));
+        let _ = tell.send(self.report(&path, came));
     }
 
-    fn report(&self, path: &str, done: Done, why: Option<String>) -> Report {
+    fn report(&self, path: &str, (done, why, _): Came) -> Report {
         let place = self.tree.place(path, &self.storage);
         Report { file: place.map_or_else(|_| path.to_owned(), |place| place.to_string()), done, why }
     }
 
-    /// Sees to the index of `media`, which is to lie at `path`.
-    fn index(&self, directory: &Directory<'_>, media: &Listed, path: &str) -> Result<Came, Failure> {
+    /// Sees to the index of `media`, which is to lie at `path`, and of which `manifest` is to tell.
+    fn index(&self, directory: &Directory<'_>, media: &Listed, path: &str, manifest: &str) -> Result<Came, Failure> {
         let storage = &self.storage;
         let (place, output) = (self.tree.place(&media.path, storage)?, self.tree.place(path, storage)?);
+        if directory.media().any(|other| other.path != media.path && directory.index_of(other) == path) {
+            return Ok((
+                Done::Failed,
+                Some(format!("is the index of {place} and of another file; rename one")),
+                Vec::new(),
+            ));
+        }
+        let tracks = |bytes: &[u8]| {
+            let src = manifest::reference(&self.tree.place(manifest, storage)?, &output, &output)?;
+            Ok(Described::read(bytes, &src).map_err(|e| of_mp4(&output, &e))?.tracks)
+        };
         let location = output.reference(&place, &place)?;
-        if directory.has(path)
-            && let Some(came) = self.had(&output, media, &place, &location)?
-        {
-            return Ok(came);
+        let mut had = None;
+        if directory.has(path) {
+            let bytes = output.read(storage, INDEX_LEN_MAX).map_err(|e| Failure::plain(&output, e))?;
+            match self.standing(&bytes, media, &place, &location) {
+                Standing::Fits => return Ok((Done::Kept, None, tracks(&bytes)?)),
+                Standing::Other if !self.args.force => {
+                    let why = format!(
+                        "is no index of {place}, or of another program; remove it, or have it replaced by --force"
+                    );
+                    return Ok((Done::Refused, Some(why), Vec::new()));
+                }
+                Standing::Ours | Standing::Other => had = Some(bytes),
+            }
         }
         let opened = place.open(storage).map_err(|e| Failure::plain(&place, e))?;
         match is_fragmented(&*opened) {
             Ok(true) => {}
-            Ok(false) => return Ok((Done::Skipped, Some("is not fragmented".into()), None)),
-            Err(e @ mp4::Error::NotFound(_)) => return Ok((Done::Skipped, Some(e.to_string()), None)),
+            Ok(false) => return Ok((Done::Skipped, Some("is not fragmented".into()), Vec::new())),
+            Err(e @ mp4::Error::NotFound(_)) => return Ok((Done::Skipped, Some(e.to_string()), Vec::new())),
             Err(e) => return Err(of_mp4(&place, &e)),
         }
         if self.args.dry_run {
-            return Ok((Done::WouldMake, None, None));
+            return Ok((Done::WouldMake, None, Vec::new()));
         }
         let source = Source::read(&*opened, None).map_err(|e| of_mp4(&place, &e))?;
         let bytes = index::write(&[(&source, &location)]).map_err(|e| of_mp4(&output, &e))?;
-        output.replace(storage, &bytes, indexing::MEDIA_TYPE)?;
-        Ok((Done::Made, None, Some(bytes)))
+        self.put(&output, had.as_deref(), &bytes, indexing::MEDIA_TYPE)?;
+        Ok((Done::Made, None, tracks(&bytes)?))
     }
 
-    /// What is to be said of the index that is there; `None` where it is to be made anew.
-    fn had(&self, output: &Place, media: &Listed, place: &Place, location: &str) -> Result<Option<Came>, Failure> {
-        let bytes = output.read(&self.storage, INDEX_LEN_MAX).map_err(|e| Failure::plain(output, e))?;
-        let fits = match told(&bytes, location, media.len, media.etag.as_deref()) {
-            Ok(Told::Fits) => true,
-            Ok(Told::Nothing) => verify(&bytes, |_| place.open(&self.storage)).is_ok_and(|misfits| misfits.is_empty()),
-            Ok(Told::Changed) => false,
-            Ok(Told::Other) | Err(_) if self.args.force => false,
-            Ok(Told::Other) | Err(_) => {
-                let why = format!("is no index of {place}; remove it, or have it replaced by --force");
-                return Ok(Some((Done::Refused, Some(why), None)));
-            }
-        };
-        Ok(fits.then_some((Done::Kept, None, Some(bytes))))
+    /// How the index that is there stands to `media`.
+    fn standing(&self, bytes: &[u8], media: &Listed, place: &Place, location: &str) -> Standing {
+        let fits = || verify(bytes, |_| place.open(&self.storage)).is_ok_and(|misfits| misfits.is_empty());
+        match told(bytes, location, media.len, media.etag.as_deref()) {
+            Ok(Told::Fits) => Standing::Fits,
+            Ok(Told::Nothing | Told::NoFingerprint) if fits() => Standing::Fits,
+            Ok(Told::Changed | Told::Nothing) => Standing::Ours,
+            Ok(Told::NoFingerprint | Told::Other) | Err(_) => Standing::Other,
+        }
     }
 
     /// Sees to the manifest of the directory, which is to lie at `path` or is there under another name.
     fn manifest(
         &self,
         directory: &Directory<'_>,
-        path: String,
-        indexes: &[(String, Vec<u8>)],
+        path: &str,
+        mut tracks: Vec<Track>,
     ) -> Result<(String, Came), Failure> {
-        let output = self.tree.place(&path, &self.storage)?;
-        let want = self.wanted(&output, indexes)?;
+        arrange(&mut tracks);
+        let output = self.tree.place(path, &self.storage)?;
+        let want = Manifest { client_manifest: Some(manifest::client_manifest(&output)?), tracks };
+        let mut had = None;
         for there in directory.manifests() {
-            let bytes = self.tree.place(&there.path, &self.storage)?.read(&self.storage, MANIFEST_LEN_MAX as u64);
+            let place = self.tree.place(&there.path, &self.storage)?;
+            let bytes = place.read(&self.storage, MANIFEST_LEN_MAX as u64).map_err(|e| Failure::plain(&place, e))?;
             let is_own_name = there.path == path;
-            match bytes.map_or(Standing::Unfit, |bytes| standing(&bytes, &want, is_own_name)) {
-                Standing::Fits => return Ok((there.path.clone(), (Done::Kept, None, None))),
-                Standing::Unfit if is_own_name && !self.args.force => {
-                    let why = "is somebody else's and does not name all indexes beside it; add them, or have it replaced by --force";
-                    return Ok((path, (Done::Refused, Some(why.into()), None)));
-                }
-                Standing::Ours | Standing::Unfit => {}
+            match standing(&bytes, &want, is_own_name) {
+                Standing::Fits => return Ok((there.path.clone(), (Done::Kept, None, Vec::new()))),
+                standing if is_own_name => had = Some((standing, bytes)),
+                _ => {}
             }
         }
+        if let Some((Standing::Other, _)) = had
+            && !self.args.force
+        {
+            let why = "is somebody else's, or changed, and does not name all indexes beside it; add them, or have it replaced by --force";
+            return Ok((path.to_owned(), (Done::Refused, Some(why.into()), Vec::new())));
+        }
         if self.args.dry_run {
-            return Ok((path, (Done::WouldMake, None, None)));
+            return Ok((path.to_owned(), (Done::WouldMake, None, Vec::new())));
         }
         let bytes = want.write().map_err(|e| Failure::plain(&output, e))?;
-        output.replace(&self.storage, &bytes, manifest::MEDIA_TYPE)?;
-        Ok((path, (Done::Made, None, None)))
+        self.put(&output, had.as_ref().map(|(_, bytes)| bytes.as_slice()), &bytes, manifest::MEDIA_TYPE)?;
+        Ok((path.to_owned(), (Done::Made, None, Vec::new())))
     }
 
-    /// The manifest that names all `indexes`.
-    fn wanted(&self, output: &Place, indexes: &[(String, Vec<u8>)]) -> Result<Manifest, Failure> {
-        let mut tracks = Vec::new();
-        for (path, bytes) in indexes {
-            let index = self.tree.place(path, &self.storage)?;
-            let src = manifest::reference(output, &index, &index)?;
-            tracks.extend(Described::read(bytes.as_slice(), &src).map_err(|e| of_mp4(&index, &e))?.tracks);
+    /// Puts `bytes` there if it is still as it `had` been when it was looked at, which can be long ago.
+    fn put(&self, output: &Place, had: Option<&[u8]>, bytes: &[u8], media_type: &str) -> Result<(), Failure> {
+        let now = match output.read(&self.storage, INDEX_LEN_MAX) {
+            Ok(bytes) => Some(bytes),
+            Err(e) if Place::is_absent(&e) => None,
+            Err(e) => return Err(Failure::plain(output, e)),
+        };
+        if now.as_deref() != had {
+            return Err(Failure::new(output, "has changed meanwhile", "run it again"));
         }
-        arrange(&mut tracks);
-        Ok(Manifest { client_manifest: Some(manifest::client_manifest(output)?), tracks })
+        output.replace(&self.storage, bytes, media_type)
     }
 }
 
-/// How a manifest that is there stands to the one that is wanted.
+/// How a file that is there stands to the one that is wanted.
 enum Standing {
-    /// It says the same; or it is somebody else's, or of another name, and names all that it should.
+    /// It does: it says the same, or it is somebody else's and says all that it should.
     Fits,
-    /// It says something else, and nobody has touched it since it was written.
+    /// It is as this command left it, and the media have changed.
     Ours,
-    /// It is somebody else's, and lacks something.
-    Unfit,
+    /// It is somebody else's.
+    Other,
 }
 
+/// How the manifest that is there stands to the one that is wanted.
 fn standing(bytes: &[u8], want: &Manifest, is_own_name: bool) -> Standing {
-    let Ok(had) = read_manifest(bytes) else { return Standing::Unfit };
-    let names = |src: &str| had.tracks.iter().any(|track| track.src == src);
+    let Ok(had) = read_manifest(bytes) else { return Standing::Other };
+    let names = |src: &str| had.tracks.iter().any(|track| is_same(&track.src, src));
     match () {
         () if had == *want => Standing::Fits,
-        () if is_own_name && had.write().is_ok_and(|written| written == bytes) => Standing::Ours,
+        () if is_own_name && is_as_written(bytes) => Standing::Ours,
         () if want.tracks.iter().all(|track| names(&track.src)) => Standing::Fits,
-        () => Standing::Unfit,
+        () => Standing::Other,
     }
 }
 
 fn failed(failure: Failure) -> Came {
-    (Done::Failed, Some(failure.into_text()), None)
+    (Done::Failed, Some(failure.into_text()), Vec::new())
 }
 
 fn is_fragmented(media: &(impl Media + ?Sized)) -> Result<bool, mp4::Error> {

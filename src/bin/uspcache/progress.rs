@@ -41,6 +41,15 @@ impl<'m, M: Media + ?Sized> Watched<'m, M> {
     }
 }
 
+impl<M: Media + ?Sized> Watched<'_, M> {
+    /// What is read up to the end is the list of fragments that lies there, or the last of all.
+    fn show(&self, end: u64) {
+        if end < self.media.len() {
+            self.bar.set_position(end);
+        }
+    }
+}
+
 impl<M: Media + ?Sized> Media for Watched<'_, M> {
     fn len(&self) -> u64 {
         self.media.len()
@@ -52,10 +61,12 @@ impl<M: Media + ?Sized> Media for Watched<'_, M> {
 
     fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
         let read = self.media.read(ranges)?;
-        // What is read up to the end is the list of fragments that lies there, or the last of all.
-        if let Some(last) = ranges.last().filter(|last| last.end < self.len()) {
-            self.bar.set_position(last.end);
-        }
+        ranges.last().inspect(|last| self.show(last.end));
         Ok(read)
+    }
+
+    fn read_into(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
+        self.show(range.end);
+        self.media.read_into(range, bytes)
     }
 }

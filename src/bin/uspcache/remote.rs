@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! - All bytes are of the version that was opened: each request names its ETag, or its length where it has none that is strong.
+//! - All bytes are of the version that was opened: each request names its ETag where that is strong, and each answer has the same
+//!   ETag and length.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -38,7 +39,7 @@ impl<'s> Remote<'s> {
         storage.get(key, &question, |answer| {
             let etag = answer.field("etag").and_then(|etag| String::from_utf8(etag.to_vec()).ok());
             let (len, head_len) = match answer.kind {
-                Kind::Part { from: 0, to, total } => (total, to),
+                Kind::Part { from: 0, to, total } if to == total.min(HEAD_LEN) => (total, to),
                 Kind::Whole(Some(len)) if len <= HEAD_LEN => (len, len),
                 Kind::Unsatisfiable(_) => (0, 0),
                 Kind::Whole(_) => {
@@ -59,7 +60,9 @@ impl<'s> Remote<'s> {
         let only = self.etag.as_ref().filter(is_strong).map(String::as_bytes);
         let question = Question { part: Some(Part::Span(range.start, range.end)), only, ..Question::default() };
         let wanted = Kind::Part { from: range.start, to: range.end, total: self.len };
+        let is_other = |etag: &[u8]| self.etag.as_ref().is_some_and(|mine| mine.as_bytes() != etag);
         self.storage.get(&self.key, &question, |answer| match answer.kind {
+            Kind::Part { .. } if answer.field("etag").is_some_and(is_other) => Err(Failure::Changed),
             kind if kind == wanted => collect(answer.body, range.end - range.start),
             Kind::Changed | Kind::Part { .. } | Kind::Unsatisfiable(_) => Err(Failure::Changed),
             _ => Err(Failure::Answer("it is not the part that was asked for")),

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - Keys sign requests to Amazon's hosts and to the endpoint that was named, and to no other.
+//! - Keys sign requests to Amazon's S3 over https and to the endpoint that was named, and to no other.
 //! - They are asked for at the first such request, and not before.
 
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use mod_usp_storage_cache::cache::key::Key;
-use mod_usp_storage_cache::config::signing::is_amazons;
 use mod_usp_storage_cache::credentials::{of_chain, region_of_chain};
 use mod_usp_storage_cache::fetch::refusal::{Clock, Refusal, Why};
 use mod_usp_storage_cache::fetch::retry::Pauses;
 use mod_usp_storage_cache::fetch::roots::Roots;
+use mod_usp_storage_cache::fetch::sigv4::region_of_host;
 use mod_usp_storage_cache::fetch::{self, Answer, Client, Credentials, Incoming, Kind, Question, Rules};
 use parking_lot::Mutex;
 
@@ -68,14 +68,19 @@ impl Options {
             let roots = path.to_str().ok_or_else(|| "its name is no UTF-8".to_owned()).and_then(Roots::read);
             roots.map_err(|why| Failure::Usage(format!("--ca-file {}: {why}", path.display())))
         };
-        let endpoint = self.endpoint.clone().or_else(|| std::env::var("AWS_ENDPOINT_URL").ok());
-        let endpoint = endpoint.filter(|url| !url.is_empty());
+        // A variable that is empty is as good as none.
+        let is_said = |text: &String| !text.is_empty();
+        let endpoint = self.endpoint.clone().filter(is_said);
+        let endpoint = endpoint.or_else(|| std::env::var("AWS_ENDPOINT_URL").ok()).filter(is_said);
         let endpoint = endpoint.map(|url| url::whole(url.trim_end_matches('/').as_ref())).transpose()?;
+        if let Some(endpoint) = endpoint.as_ref().filter(|endpoint| endpoint.url().contains('?')) {
+            return Err(Failure::Usage(format!("--endpoint {}: it has a query; leave that out", endpoint.url())));
+        }
         Ok(Storage {
             client: Client::default(),
             endpoint,
             region: self.region.clone().map_or_else(OnceLock::new, |region| OnceLock::from(Some(region))),
-            roots: self.ca_file.as_ref().map(read).transpose()?,
+            roots: self.ca_file.as_ref().filter(|path| !path.as_os_str().is_empty()).map(read).transpose()?,
             keys: Mutex::default(),
         })
     }
@@ -85,6 +90,10 @@ impl Storage {
     /// The URL below which the objects of `bucket` lie, with a slash at its end (Amazon S3 user guide, "Virtual hosting of
     /// buckets").
     pub fn bucket_url(&self, bucket: &str) -> Result<Key, Failure> {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if bucket.is_empty() || !bucket.bytes().all(is_name) {
+            return Err(Failure::Usage(format!("{bucket} is no name of a bucket; write it as in s3://bucket/films/")));
+        }
         let url = match (&self.endpoint, self.region()) {
             (Some(endpoint), _) => format!("{}/{bucket}/", endpoint.url()),
             // A certificate's * stands for one label.
@@ -137,8 +146,8 @@ impl Storage {
     }
 
     fn rules(&self, key: &Key) -> Result<Rules, fetch::Failure> {
-        let is_ours = self.endpoint.as_ref().is_some_and(|endpoint| endpoint.authority() == key.authority());
-        let is_signed = is_ours || is_amazons(key.authority().as_bytes());
+        let is_ours = self.endpoint.as_ref().is_some_and(|endpoint| origin(endpoint) == origin(key));
+        let is_signed = is_ours || is_amazons(key);
         Ok(Rules {
             connect_timeout: CONNECT_TIMEOUT,
             timeout: TIMEOUT,
@@ -161,12 +170,33 @@ impl Storage {
         }
         let found = of_chain().map_err(fetch::Failure::Signing)?;
         let (credentials, renew_at) = match found {
-            Some((keys, expires_at)) => (Credentials::Keys(keys), expires_at.and_then(|at| at.checked_sub(MARGIN))),
+            Some((keys, expires_at)) => (Credentials::Keys(keys), expires_at.map(renewal)),
             None => (Credentials::None, None),
         };
         *held = Some(Held { credentials: credentials.clone(), renew_at });
         Ok(credentials)
     }
+}
+
+/// When keys are asked for anew that expire then: those that live shortly, in the middle of what is left.
+fn renewal(expires_at: SystemTime) -> SystemTime {
+    let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default();
+    expires_at.checked_sub(MARGIN.min(left / 2)).unwrap_or(expires_at)
+}
+
+/// Scheme, host and port.
+fn origin(key: &Key) -> &str {
+    &key.url()[..key.url().len() - key.path_and_query().len()]
+}
+
+/// Whether a URL is one of Amazon's S3, and nobody on the way can read what goes there. Others' machines have names of
+/// Amazon's too.
+fn is_amazons(key: &Key) -> bool {
+    let Some(host) = origin(key).strip_prefix("https://") else { return false };
+    let is_global = ["s3.amazonaws.com", "s3-accelerate.amazonaws.com"]
+        .iter()
+        .any(|name| host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.')));
+    is_global || region_of_host(host).is_some()
 }
 
 /// The end of the names of Amazon's hosts in a region.
@@ -216,4 +246,39 @@ fn refused(refusal: &Refusal) -> String {
         (Why::Other, _) => return format!("storage answered {status} ({code})"),
     };
     format!("storage answered {status} ({code}); {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_for_amazons_storage_over_https() {
+        let rows = [
+            ("https://b.s3.eu-west-1.amazonaws.com/a", true),
+            ("https://s3.eu-west-1.amazonaws.com/b/a", true),
+            ("https://b.s3.amazonaws.com/a", true),
+            ("https://s3.amazonaws.com/b/a", true),
+            ("https://b.s3.cn-north-1.amazonaws.com.cn/a", true),
+            ("http://b.s3.eu-west-1.amazonaws.com/a", false),
+            ("https://ec2-1-2-3-4.us-west-2.compute.amazonaws.com/a", false),
+            ("https://s3-mine-1.us-east-1.elb.amazonaws.com/a", false),
+            ("https://evils3.amazonaws.com/a", false),
+            ("https://b.s3.eu-west-1.amazonaws.com.evil.example/a", false),
+            ("https://h/s3.amazonaws.com", false),
+        ];
+        for (url, want) in rows {
+            assert_eq!(is_amazons(&url::whole(url.as_ref()).expect(url)), want, "{url}");
+        }
+    }
+
+    #[test]
+    fn keys_are_renewed_before_they_expire() {
+        let now = SystemTime::now();
+        for (left_secs, before_secs) in [(3600, 300), (400, 200), (0, 0)] {
+            let expires_at = now + Duration::from_secs(left_secs);
+            let before = expires_at.duration_since(renewal(expires_at)).expect("before");
+            assert!(before.as_secs().abs_diff(before_secs) <= 1, "{left_secs}: {before:?}");
+        }
+    }
 }

@@ -109,7 +109,7 @@ fn a_manifest_is_written_in_the_form_of_packagers() {
 <smil xmlns="http://www.w3.org/2001/SMIL20/Language">
   <head>
     <meta name="clientManifestRelativePath" content="a.ismc" />
-    <meta name="creator" content="uspcache" />
+    <meta name="creator" content="uspcache 00000000" />
   </head>
   <body>
     <switch>
@@ -124,8 +124,16 @@ fn a_manifest_is_written_in_the_form_of_packagers() {
   </body>
 </smil>
 "#;
+    let want = want.replace("uspcache 00000000", &format!("uspcache {:08x}", crc32c::crc32c(want.as_bytes())));
     let written = manifest.write().expect("it can be read");
-    assert_eq!(str::from_utf8(&written), Ok(want));
+    assert_eq!(str::from_utf8(&written), Ok(want.as_str()));
+    assert!(is_as_written(&written));
+    for at in 0..written.len() {
+        let mut changed = written.clone();
+        changed[at] ^= 1;
+        assert!(!is_as_written(&changed), "byte {at}");
+    }
+    assert!(!is_as_written(b"<smil/>") && !is_as_written(&written[..written.len() - 1]));
 }
 
 #[test]
