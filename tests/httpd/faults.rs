@@ -220,11 +220,12 @@ fn each_key_has_a_line_of_its_own_in_the_log() {
 fn a_fill_is_told_at_info() {
     let site = Site::new();
     site.fill(FILM, film());
-    // The next request of the child writes it down.
-    site.get(FILM);
-    let log = site.httpd.error_log();
     let words = format!("filled http://{}{FILM}", site.storage.host());
-    let line = log.lines().find(|line| line.contains(&words)).expect("it is logged");
+    // A request of the child writes it down that comes after the fill's last breath.
+    let line = until("the line", 20, || {
+        site.get(FILM);
+        site.httpd.error_log().lines().find(|line| line.contains(&words)).map(str::to_owned)
+    });
     assert!(line.contains("usp_storage_cache:info"), "{line}");
 }
 
