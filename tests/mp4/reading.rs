@@ -180,3 +180,13 @@ fn real_files_are_read_in_few_round_trips_too() {
         assert!(trips <= trips_max, "{name}: {trips} round trips");
     }
 }
+
+#[test]
+fn a_box_that_ends_where_numbers_do_is_no_panic() {
+    let mut head = init(&[Track::default()]);
+    let size = u64::MAX - 64 - head.len() as u64;
+    head.extend([0, 0, 0, 1]);
+    head.extend(b"free");
+    head.extend(size.to_be_bytes());
+    assert!(Source::read(&Sparse { head, len: u64::MAX }, None).is_err());
+}
