@@ -11,14 +11,14 @@ mod httpd {
     use std::path::PathBuf;
     use std::process::Command;
 
-    const FUNCTIONS: &str = "usc_.*|ap_hook_(handler|post_config|child_init)|ap_register_output_filter|ap_add_output_filter|ap_remove_output_filter|ap_(log_error|log_rerror)_|\
+    const FUNCTIONS: &str = "usc_.*|ap_hook_(handler|pre_config|post_config|child_init)|ap_register_output_filter|ap_add_output_filter|ap_remove_output_filter|ap_(log_error|log_rerror)_|\
         ap_get_request_module_loglevel|ap_get_server_module_loglevel|ap_pass_brigade|ap_meets_conditions|\
-        ap_set_content_type|ap_set_content_length|ap_server_root_relative|ap_state_query|ap_mpm_query|ap_find_command_in_modules|\
+        ap_set_content_type|ap_set_content_length|ap_server_root_relative|ap_state_query|ap_mpm_query|ap_satisfies|ap_method_(register|number_of)|ap_find_command_in_modules|\
         apr_table_(get|setn|addn|unset|elts)|apr_optional_hook_add|apr_palloc|apr_pool_cleanup_(register|null)|\
         apr_brigade_create|apr_bucket_(alloc|free|eos_create|flush_create|file_create|shared_make|shared_destroy|shared_split|shared_copy|setaside_noop)|\
         apr_os_file_put|apr_sockaddr_ip_getbuf";
     const TYPES: &str = "module|command_rec|request_rec|server_rec|cmd_parms|ap_filter_t|ap_filter_type|ap_listen_rec|unixd_config_rec|apr_bucket_refcount|apr_table_entry_t";
-    const VALUES: &str = "MODULE_MAGIC_.*|RSRC_CONF|ACCESS_CONF|OK|DECLINED|DONE|M_GET|PROXYREQ_.*|APR_HOOK_.*|APLOG_.*|\
+    const VALUES: &str = "MODULE_MAGIC_.*|RSRC_CONF|ACCESS_CONF|OR_AUTHCFG|SATISFY_ANY|M_INVALID|OK|DECLINED|DONE|M_GET|PROXYREQ_.*|APR_HOOK_.*|APLOG_.*|\
         AP_FILTER_ERROR|AP_SQ_.*|AP_SQ_MAIN_STATE|AP_MPMQ_.*|APR_SUCCESS|APR_EGENERAL|ap_listeners|ap_top_module|ap_unixd_config|\
         APR_FOPEN_.*|HTTP_.*";
 

@@ -1,6 +1,8 @@
 //! The wiring: the record by which httpd knows the module, its directives, its hooks.
 
-use crate::config::{DIRECTIVES, Host, Match, OBSERVED, Section, Set, Url, named_urls, socket_url};
+use std::ffi::CStr;
+
+use crate::config::{DIRECTIVES, Host, Limit, Match, OBSERVED, Section, Set, Url, named_urls, socket_url};
 use crate::fetch::roots::Roots;
 use crate::ffi::command::{Commands, Directive, Takes};
 use crate::ffi::config::{Configuration, Module, Setting};
@@ -10,6 +12,7 @@ use crate::hooks::handler::Handler;
 use crate::hooks::invalidate::Invalidate;
 use crate::hooks::life::{Begin, Prepare, Stop};
 use crate::hooks::pass::Sign;
+use crate::hooks::purge::Methods;
 use crate::hooks::tally::Note;
 use crate::store::now_ms;
 
@@ -43,6 +46,7 @@ static SUCCESSORS: ModuleNames<4> = ModuleNames::new(&[c"mod_proxy.c", c"mod_pro
 
 extern "C" fn register_hooks(_: *mut sys::apr_pool_t) {
     guard::catch((), || {
+        hook::pre_config::<Methods>();
         hook::post_config::<Prepare>();
         hook::child_init::<Begin>();
         hook::child_stopping::<Stop>();
@@ -99,7 +103,7 @@ impl Configuration for Config {
                 return Err("it holds for the whole server: write it outside of <VirtualHost> and all sections".into());
             }
         }
-        setting.host.used |= setting.section.enabled();
+        setting.host.used |= setting.section.enabled() || setting.section.purges();
         Ok(())
     }
 }
@@ -114,6 +118,10 @@ fn observe(which: usize, setting: Setting<'_, '_, Config>) -> Result<(), String>
         setting.section.observe_preserve_host(setting.value.trim_matches(['"', '\'', ' ', '\t']));
         return Ok(());
     }
+    if name == c"Require" || name == c"AuthMerging" {
+        observe_access(name, setting);
+        return Ok(());
+    }
     let Host { sockets, named, .. } = setting.host;
     if let Some(url) = socket_url(setting.value) {
         *sockets = Some(setting.pool.keep(Url { url, next: *sockets }));
@@ -122,4 +130,15 @@ fn observe(which: usize, setting: Setting<'_, '_, Config>) -> Result<(), String>
         *named = Some(setting.pool.keep(Url { url, next: *named }));
     }
     Ok(())
+}
+
+/// Notes what the access rules say of who may purge.
+fn observe_access(name: &CStr, Setting { value, section, methods, .. }: Setting<'_, '_, Config>) {
+    if name == c"AuthMerging" {
+        section.observe_merging(!value.trim_matches(['"', '\'', ' ', '\t']).eq_ignore_ascii_case("off"));
+    } else if methods.name(c"PURGE") {
+        section.observe_require(value, Limit::Named);
+    } else {
+        section.observe_require(value, if methods.hold(c"PURGE") { Limit::In } else { Limit::Out });
+    }
 }

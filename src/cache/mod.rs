@@ -23,6 +23,7 @@ pub mod own_server;
 mod parts;
 mod plan;
 pub mod prefetch;
+pub mod purge;
 mod verify;
 pub mod wait;
 

@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 use std::ptr::{NonNull, null, null_mut, without_provenance_mut};
 
+use super::access::Methods;
 use super::config::{Configuration, END, Setting, host_of};
 use super::guard;
 use super::pool::Pool;
@@ -30,7 +31,11 @@ impl<const N: usize> Commands<N> {
                 func: sys::cmd_func { take1: Some(set::<C>) },
                 cmd_data: without_provenance_mut(at),
                 // RSRC_CONF alone is refused in <Proxy> (httpd's mod_proxy.c, proxysection).
-                req_override: sys::RSRC_CONF | sys::ACCESS_CONF,
+                // What another module takes in .htaccess must not be refused there.
+                req_override: match takes {
+                    Takes::Word => sys::RSRC_CONF | sys::ACCESS_CONF,
+                    Takes::Line => sys::RSRC_CONF | sys::ACCESS_CONF | sys::OR_AUTHCFG,
+                },
                 args_how: match takes {
                     Takes::Word => sys::cmd_how_TAKE1,
                     Takes::Line => sys::cmd_how_RAW_ARGS,
@@ -87,8 +92,8 @@ unsafe extern "C" fn set<C: Configuration>(
         // SAFETY: terminated, and lives in the configuration's pool.
         let value = unsafe { CStr::from_ptr(value) };
         let section = section.cast::<C::Section<'_>>();
-        // What another module takes is no error of ours.
-        if value.to_str().is_err() && command.is_anothers() {
+        // What another module takes is no error of ours; .htaccess is read while requests run, and not for proxied ones.
+        if command.is_anothers() && (value.to_str().is_err() || command.is_in_htaccess()) {
             return null();
         }
         let outcome = value.to_str().map_err(|_| "it must be UTF-8".to_owned()).and_then(|value| {
@@ -96,8 +101,8 @@ unsafe extern "C" fn set<C: Configuration>(
             let section = unsafe { &mut *section };
             // SAFETY: made by `create_host`, and as above.
             let host = unsafe { &mut *command.host::<C>() };
-            let (in_main_server, pool) = (command.is_in_main_server(), command.pool());
-            C::set(command.index(), Setting { value, section, host, in_main_server, pool })
+            let (in_main_server, methods, pool) = (command.is_in_main_server(), command.methods(), command.pool());
+            C::set(command.index(), Setting { value, section, host, in_main_server, methods, pool })
         });
         outcome.map_or_else(|text| command.complaint(value, C::is_secret(command.index()), &text).as_ptr(), |()| null())
     })
@@ -158,6 +163,19 @@ impl<'c> Command<'c> {
         // SAFETY: as in `pool`.
         let section = unsafe { (*self.raw.as_ptr()).path };
         section.is_null() && !is_virtual
+    }
+
+    /// The methods that the directive holds for.
+    fn methods(&self) -> Methods {
+        // SAFETY: as in `pool`.
+        Methods::of(unsafe { (*self.raw.as_ptr()).limited })
+    }
+
+    /// Whether a .htaccess is being read: httpd has one pool then, the request's (server/core.c, `ap_check_cmd_context`).
+    fn is_in_htaccess(&self) -> bool {
+        // SAFETY: as in `pool`.
+        let temporary = unsafe { (*self.raw.as_ptr()).temp_pool };
+        self.pool().raw() == temporary
     }
 
     /// What the user reads.

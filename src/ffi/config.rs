@@ -4,6 +4,7 @@ use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use std::ptr::{null, null_mut};
 
+use super::access::Methods;
 use super::command::Commands;
 use super::guard;
 use super::pool::Pool;
@@ -48,6 +49,8 @@ pub struct Setting<'s, 'c, C: Configuration + ?Sized> {
     pub host: &'s mut C::Host<'c>,
     /// Whether it stands in the main server, outside of all sections.
     pub in_main_server: bool,
+    /// The methods that it holds for.
+    pub methods: Methods,
     /// Lives as long as the configuration.
     pub pool: Pool<'c>,
 }

@@ -43,6 +43,12 @@ pub trait ContentHandler {
     fn run(request: &Request<'_>) -> Answer;
 }
 
+/// Runs before httpd goes through its configuration.
+pub trait PreConfig {
+    /// Prepares; `pool` lives as long as the configuration.
+    fn run(pool: Pool<'_>);
+}
+
 /// Runs once httpd has read its configuration, as the user that started it, before it makes children.
 pub trait PostConfig {
     /// Checks and prepares; on an error httpd does not start. `pool` lives as long as the configuration.
@@ -131,6 +137,12 @@ pub fn proxy_fixups<H: ProxyFixups>() {
     unsafe { sys::apr_optional_hook_add(c"fixups".as_ptr(), Some(hook), null(), null(), sys::APR_HOOK_REALLY_LAST) };
 }
 
+/// Runs `H` before the configuration is gone through.
+pub fn pre_config<H: PreConfig>() {
+    // SAFETY: called while httpd registers hooks.
+    unsafe { sys::ap_hook_pre_config(Some(before_config::<H>), null(), null(), sys::APR_HOOK_MIDDLE) };
+}
+
 /// Runs `H` after the configuration was read.
 pub fn post_config<H: PostConfig>() {
     // SAFETY: called while httpd registers hooks.
@@ -189,6 +201,18 @@ unsafe extern "C" fn fix_up<H: ProxyFixups>(raw: *mut sys::request_rec) -> c_int
         // SAFETY: mod_proxy passes the request that it is about to send.
         H::run(&unsafe { Request::from_raw(raw) });
         Answer::Declined.into_raw()
+    })
+}
+
+unsafe extern "C" fn before_config<H: PreConfig>(
+    conf: *mut sys::apr_pool_t,
+    _: *mut sys::apr_pool_t,
+    _: *mut sys::apr_pool_t,
+) -> c_int {
+    guard::catch(Answer::Status(500).into_raw(), || {
+        // SAFETY: httpd passes the configuration's pool.
+        H::run(unsafe { Pool::from_raw(conf) });
+        sys::OK
     })
 }
 

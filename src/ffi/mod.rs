@@ -8,6 +8,7 @@
 //! - Every function that httpd calls runs in [`guard::catch`]: no panic crosses the border.
 //! - No reference to a struct that httpd also holds: views keep the pointer and read single fields.
 
+pub mod access;
 pub mod brigade;
 pub mod child;
 pub mod command;

@@ -58,6 +58,14 @@ impl<'hook> Request<'hook> {
         if filename.is_null() { b"" } else { unsafe { CStr::from_ptr(filename) }.to_bytes() }
     }
 
+    /// The path that was asked for, with its escapes resolved.
+    pub fn path(&self) -> &'hook CStr {
+        // SAFETY: as in `proxied`.
+        let path = unsafe { (*self.raw()).uri };
+        // SAFETY: terminated where it is not null, and lives in the request's pool.
+        if path.is_null() { c"" } else { unsafe { CStr::from_ptr(path) } }
+    }
+
     /// Sets what it was translated to.
     pub fn set_filename(&self, filename: &'hook CStr) {
         // SAFETY: `raw` is valid by the type's invariant, and the text lives as long; httpd changes no file name in place.

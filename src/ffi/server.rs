@@ -94,17 +94,19 @@ pub fn listeners() -> Vec<(IpAddr, u16)> {
         // SAFETY: an element of the list; one field is read.
         let address = unsafe { (*listener).bind_addr };
         // SAFETY: an address that httpd resolved, or null.
-        found.extend(unsafe { listener_at(address) });
+        found.extend(unsafe { self::address(address) });
         // SAFETY: as above.
         listener = unsafe { (*listener).next };
     }
     found
 }
 
+/// An address as text can be read, and its port.
+///
 /// # Safety
 ///
 /// `address` is null or an address of APR's.
-unsafe fn listener_at(address: *mut sys::apr_sockaddr_t) -> Option<(IpAddr, u16)> {
+pub(super) unsafe fn address(address: *mut sys::apr_sockaddr_t) -> Option<(IpAddr, u16)> {
     if address.is_null() {
         return None;
     }

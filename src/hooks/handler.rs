@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::recognise::{NotOurs, Recognised, recognise};
-use super::{CHILD, Child, invalidate, pass, tally};
+use super::{CHILD, Child, invalidate, pass, purge, tally};
 use crate::cache::key::{NoKey, Upstream};
 use crate::cache::wait::Piece;
 use crate::cache::{self, Ask, Cache, Found, Outcome, Reason, ReportLevel, Stream, Want};
@@ -35,6 +35,11 @@ impl ContentHandler for Handler {
         let upstream = Upstream::parse(request.filename());
         let unsigned;
         let mut section = request.section::<Config>();
+        if section.purges()
+            && let Some(answer) = purge::answer(request, upstream.as_ref(), section, child)
+        {
+            return answer;
+        }
         if upstream.as_ref().is_ok_and(|upstream| !pass::is_trusted(upstream, section, child)) {
             trace(request, |line| write!(line, "not signed for: the configuration does not name this storage"));
             unsigned = section.unsigned();

@@ -6,6 +6,7 @@ pub mod handler;
 pub mod invalidate;
 pub mod life;
 pub mod pass;
+pub mod purge;
 pub mod recognise;
 pub mod tally;
 

@@ -15,7 +15,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::{Control, Name, Store, open_dir};
+use super::record::Looked;
+use super::version::Place;
+use super::{Control, Name, Record, Store, evict, open_dir};
 
 /// What is to be purged.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,18 @@ impl Store {
         }?;
         // A fill that a power cut leaves behind is told by the number as well.
         self.sync_control().map(|()| purged)
+    }
+
+    /// How many fills there are, under way or left behind, of URLs that are meant.
+    pub fn fills_of(&self, is_meant: impl Fn(&str) -> bool) -> io::Result<u64> {
+        let mut count = 0;
+        for (file, _) in evict::files(self.fills.as_fd())? {
+            let Some(name) = Name::from_file(&file) else { continue };
+            if let Looked::Record(record) = Record::look(self.fills.as_fd(), Place::Fills, &name)? {
+                count += u64::from(is_meant(record.url()));
+            }
+        }
+        Ok(count)
     }
 
     fn purge_key(&self, control: &Control, url: &str, scope: &str) -> io::Result<u64> {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::client::{self, Request};
 use crate::recipe::plays_from_the_store;
 use crate::s3::{S3, film};
 use crate::server::{Conf, Httpd, check};
@@ -17,6 +18,8 @@ fn example(path: &Path) -> String {
         ("*:80>", "127.0.0.1:@PORT@>"),
         ("*:8081>", "127.0.0.1:@PORT2@>"),
         ("Listen 8081", "Listen 127.0.0.1:@PORT2@"),
+        ("*:8082>", "127.0.0.1:@PORT2@>"),
+        ("Listen 8082", "Listen 127.0.0.1:@PORT2@"),
         ("/var/www/origin", "@DIR@/htdocs"),
         ("/var/log/apache2/", "@DIR@/logs/"),
         ("origin-error.log", "error.log"),
@@ -43,9 +46,9 @@ fn with(text: String, rows: &[(&str, &str)]) -> String {
 #[test]
 fn httpd_takes_every_example() {
     let files: Vec<_> = fs::read_dir(EXAMPLES).expect("it is there").flatten().map(|file| file.path()).collect();
-    assert_eq!(files.len(), 6, "{files:?}");
+    assert_eq!(files.len(), 7, "{files:?}");
     for file in files {
-        let (right, said) = check(&Conf::new(example(&file)).load("ssl"));
+        let (right, said) = check(&Conf::new(example(&file)).load("ssl").load("authz_host"));
         assert!(right, "{}: {said}", file.display());
     }
 }
@@ -113,4 +116,21 @@ fn the_example_without_a_signature_plays_from_a_plain_server() {
     let text = with(named("plain.conf"), &[("http://files.example/", &format!("http://{}/", storage.host()))]);
     plays_from_the_store(&Httpd::start(Conf::new(text)));
     assert!(storage.asked().iter().all(|asked| asked.field("Authorization").is_none() && asked.query.is_none()));
+}
+
+#[test]
+fn the_example_of_purging_purges_and_is_no_way_to_the_bucket() {
+    let storage = Storage::start();
+    for (name, body) in film() {
+        storage.put(&format!("/{name}"), Object::new(body));
+    }
+    let text = named("purge.conf")
+        .replace("http://your-bucket.s3.eu-central-1.amazonaws.com/", &format!("http://{}/", storage.host()));
+    let httpd = Httpd::start(Conf::new(text).load("authz_host"));
+    plays_from_the_store(&httpd);
+    let send = |request| client::fetch(httpd.port2, request).expect("it is answered");
+    assert_eq!(send(Request::get("/film.ism")).status, 403);
+    assert_eq!(send(Request::new("PURGE", "/film.ism")).body, b"{\"purged\":1,\"fills\":0}\n");
+    assert_eq!(send(Request::new("PURGE", "/").field("X-Purge-Method", "all")).status, 200);
+    assert_eq!(httpd.entries().len(), 0);
 }

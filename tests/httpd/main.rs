@@ -43,6 +43,7 @@ mod parts;
 mod passing;
 mod prefetch;
 mod preparing;
+mod purge;
 mod ranges;
 mod recipe;
 mod recognise;

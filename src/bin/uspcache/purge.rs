@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 
 use clap::ArgGroup;
+use mod_usp_storage_cache::cache::purge::Meant;
+use mod_usp_storage_cache::store::Visit;
 use mod_usp_storage_cache::store::version::Place;
-use mod_usp_storage_cache::store::{Purge, Visit};
 use serde::Serialize;
 
 use super::failure::{Code, Failure};
@@ -29,13 +30,6 @@ pub struct Args {
     root: Root,
 }
 
-/// What is to go, in canonical URLs.
-enum Meant {
-    Urls(Vec<String>),
-    Prefix(String),
-    All,
-}
-
 /// What has gone.
 #[derive(Default, Serialize)]
 struct Purged {
@@ -45,9 +39,9 @@ struct Purged {
 }
 
 pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
-    let meant = Meant::of(args)?;
+    let meant = meant(args)?;
     let (visit, store) = (args.root.visit()?, args.root.store()?);
-    let mut done = Purged { purged: 0, fills: meant.fills(&visit)? };
+    let mut done = Purged { purged: 0, fills: fills(&visit, &meant)? };
     for which in meant.purges() {
         done.purged += store.purge(which).map_err(|e| Failure::new("purge", e, "not all may be gone: purge again"))?;
     }
@@ -58,48 +52,30 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     Ok(if is_found { Code::Done } else { Code::Wrong })
 }
 
-impl Meant {
-    fn of(args: &Args) -> Result<Self, Failure> {
-        if let Some(prefix) = &args.prefix {
-            return url::prefix(prefix).map(Self::Prefix);
-        }
-        let mut urls = Vec::new();
-        for typed in &args.urls {
-            urls.extend(url::candidates(typed)?);
-        }
-        Ok(if args.all { Self::All } else { Self::Urls(urls) })
+fn meant(args: &Args) -> Result<Meant, Failure> {
+    if let Some(prefix) = &args.prefix {
+        return url::prefix(prefix).map(Meant::Prefix);
     }
+    let mut urls = Vec::new();
+    for typed in &args.urls {
+        urls.extend(url::candidates(typed)?);
+    }
+    Ok(if args.all { Meant::All } else { Meant::Urls(urls) })
+}
 
-    fn purges(&self) -> Vec<Purge<'_>> {
-        match self {
-            Self::Urls(urls) => urls.iter().map(|url| Purge::Url(url)).collect(),
-            Self::Prefix(prefix) => vec![Purge::Prefix(prefix)],
-            Self::All => vec![Purge::All],
+/// How many fills are under way that are meant.
+fn fills(visit: &Visit, meant: &Meant) -> Result<u64, Failure> {
+    let mut count = 0;
+    each(visit, Place::Fills, |met, seen| {
+        if let Met::Record(record) = met
+            && meant.holds(record.url())
+            && visit.is_locked(record.name()).map_err(|e| Failure::plain(&seen.path, e))?
+        {
+            count += 1;
         }
-    }
-
-    fn holds(&self, url: &str) -> bool {
-        match self {
-            Self::Urls(urls) => urls.iter().any(|meant| meant == url),
-            Self::Prefix(prefix) => url.starts_with(prefix),
-            Self::All => true,
-        }
-    }
-
-    /// How many fills are under way that are meant.
-    fn fills(&self, visit: &Visit) -> Result<u64, Failure> {
-        let mut count = 0;
-        each(visit, Place::Fills, |met, seen| {
-            if let Met::Record(record) = met
-                && self.holds(record.url())
-                && visit.is_locked(record.name()).map_err(|e| Failure::plain(&seen.path, e))?
-            {
-                count += 1;
-            }
-            Ok(())
-        })?;
-        Ok(count)
-    }
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 impl Purged {

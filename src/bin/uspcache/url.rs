@@ -5,28 +5,21 @@ use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt as _;
 
 use mod_usp_storage_cache::cache::key::{Key, NoKey, Upstream, decode, is_unreserved, push_escaped};
+use mod_usp_storage_cache::cache::purge;
 
 use super::failure::Failure;
 
 /// The canonical URLs that an object may be held under: whether queries count is the configuration's to say, so both.
 pub fn candidates(typed: &OsStr) -> Result<Vec<String>, Failure> {
-    let why = |no_key| refused(typed, no_key);
     let filename = filename(typed);
-    let upstream = Upstream::parse(&filename).map_err(why)?;
-    upstream.decoded_path().map_err(why)?;
-    let mut urls = Vec::new();
-    for ignores_query in [true, false] {
-        urls.push(upstream.key("", ignores_query).map_err(why)?.url().to_owned());
-    }
-    urls.dedup();
-    Ok(urls)
+    let urls = Upstream::parse(&filename).and_then(|upstream| purge::candidates(&upstream));
+    urls.map_err(|no_key| refused(typed, no_key))
 }
 
 /// What the canonical URLs begin with that are meant by a prefix. A host in it is always whole.
 pub fn prefix(typed: &OsStr) -> Result<String, Failure> {
-    let key = whole(typed)?;
-    let slash = if key.path_and_query().is_empty() { "/" } else { "" };
-    Ok(key.url().to_owned() + slash)
+    let prefix = Upstream::parse(&filename(typed)).and_then(|upstream| purge::prefix(&upstream));
+    prefix.map_err(|no_key| refused(typed, no_key))
 }
 
 /// The key of a URL with all of its query.
