@@ -7,6 +7,7 @@ pub mod invalidate;
 pub mod life;
 pub mod pass;
 pub mod recognise;
+pub mod status;
 pub mod tally;
 
 use std::sync::Arc;

@@ -98,7 +98,7 @@ pub struct Counted {
 
 impl Counters {
     /// Counters without a file.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let stripe = || Stripe(std::array::from_fn(|_| AtomicU64::new(0)));
         Self {
             stripes: (0..STRIPES).map(|_| stripe()).collect(),

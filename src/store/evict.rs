@@ -181,7 +181,7 @@ impl Candidate {
 }
 
 /// The names of all shards, in an order of chance.
-fn shuffled_shards() -> io::Result<Vec<String>> {
+pub(super) fn shuffled_shards() -> io::Result<Vec<String>> {
     let mut state = random()?;
     let mut shards: Vec<_> = (0..256).map(|n| format!("{n:02x}")).collect();
     for last in (1..shards.len()).rev() {

@@ -17,7 +17,7 @@ mod evict;
 pub mod fill;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "test data")]
-mod fixture;
+pub(crate) mod fixture;
 pub mod format;
 pub mod held;
 mod leader;

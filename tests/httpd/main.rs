@@ -52,6 +52,7 @@ mod shared;
 mod signing;
 mod space;
 mod stale;
+mod status;
 mod tls;
 mod upstream;
 mod verified;
