@@ -101,20 +101,20 @@ fn figures(snapshot: &Snapshot) -> String {
 fn plots(snapshot: &Snapshot) -> String {
     let steps = steps(&snapshot.minutes, snapshot.now_ms / 1000);
     let ratios = steps.iter().map(|step| ratio(step.hits, step.hits + step.misses));
-    let ratios = drawing("Hit ratio over the last day", &[line("hit", ratios)]);
+    let ratios = drawing("Hit ratio over the last day", 4, &[line("hit", ratios)]);
     let labels = ["100 %", "75 %", "50 %", "25 %", "0 %"].map(String::from);
     let hit_ratio = plot("Hit ratio", &labels, &ratios, "");
     [hit_ratio, latency(&steps), traffic(&steps)].concat()
 }
 
-/// Decades of a logarithmic scale: four, so that its labels stand at the lines of the grid.
+/// On a logarithmic scale, with a line of the grid for each power of ten.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "ten at most")]
 fn latency(steps: &[Step]) -> String {
-    let all = steps.iter().flat_map(|step| [step.hit, step.miss]).flatten().flatten();
-    let lowest = all.fold(f64::INFINITY, f64::min).clamp(1e-7, 1.0);
-    let lowest = if steps.iter().all(|step| step.hit[0].or(step.miss[0]).is_none()) { 1e-6 } else { lowest };
-    // Two powers of ten a quarter where hits and misses are far apart, as they are.
-    let first = lowest.log10().floor();
-    let height = |time: f64| ((time.log10() - first) / 8.0).clamp(0.0, 1.0);
+    let all = || steps.iter().flat_map(|step| [step.hit, step.miss]).flatten().flatten();
+    let (lowest, highest) = (all().reduce(f64::min).unwrap_or(1e-6), all().reduce(f64::max).unwrap_or(1.0));
+    let first = lowest.max(1e-7).log10().floor();
+    let powers = (highest.max(1e-7).log10().ceil() - first).clamp(2.0, 9.0);
+    let height = |time: f64| ((time.max(1e-9).log10() - first) / powers).clamp(0.0, 1.0);
     let heights = |of: fn(&Step) -> Option<f64>| steps.iter().map(move |step| of(step).map(height));
     let lines = [
         line("miss high", heights(|step| step.miss[1])),
@@ -122,10 +122,13 @@ fn latency(steps: &[Step]) -> String {
         line("hit high", heights(|step| step.hit[1])),
         line("hit", heights(|step| step.hit[0])),
     ];
-    let labels = [8.0, 6.0, 4.0, 2.0, 0.0].map(|power| time(10_f64.powf(first + power)));
+    let powers = whole(powers);
+    let labels: Vec<_> =
+        (0..=powers).rev().map(|power| time(10_f64.powf(first) * 10_u64.pow(power as u32) as f64)).collect();
     let key = "<i class=\"hit\"></i>hit, half of them|<i class=\"hit high\"></i>99 %|\
                <i class=\"miss\"></i>miss, half of them|<i class=\"miss high\"></i>99 %";
-    plot("Time to answer", &labels, &drawing("Time to answer over the last day", &lines), key)
+    let drawn = drawing("Time to answer over the last day", powers, &lines);
+    plot("Time to answer", &labels, &drawn, key)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "it is drawn, and no more")]
@@ -138,7 +141,7 @@ fn traffic(steps: &[Step]) -> String {
     ];
     let labels = [4, 3, 2, 1, 0].map(|quarter| bytes(most / 4 * quarter));
     let key = "<i class=\"hit\"></i>served|<i class=\"miss\"></i>fetched from storage";
-    let drawn = drawing("Bytes over the last day", &parts);
+    let drawn = drawing("Bytes over the last day", 4, &parts);
     plot("Bytes <small>in five minutes</small>", &labels, &drawn, key).replace("<section>", "<section class=\"wide\">")
 }
 
@@ -199,7 +202,8 @@ fn prefixes(snapshot: &Snapshot) -> String {
     let seen = &snapshot.prefixes;
     let most = seen.fullest.first().map_or(1, |first| first.bytes);
     let row = |row: &super::Prefix| {
-        let said = format!("{}, {} objects", bytes(row.bytes), number(row.entries));
+        let objects = if row.entries == 1 { "object" } else { "objects" };
+        let said = format!("{}, {} {objects}", bytes(row.bytes), number(row.entries));
         meter(&escaped(&row.prefix), &said, ratio(row.bytes, most).unwrap_or(0.0), "")
     };
     let rows: String = seen.fullest.iter().map(row).collect();
@@ -214,9 +218,9 @@ fn storage(snapshot: &Snapshot) -> String {
     let first = snapshot.measurement(Measure::FirstByte).and_then(|measured| measured.p50.zip(measured.p99));
     let pace = snapshot.measurement(Measure::Throughput).and_then(|measured| measured.p50);
     let ago = |ms: u64| span(snapshot.now_ms.saturating_sub(ms) / 1000);
-    let mut rows = match snapshot.breakers.iter().any(|breaker| breaker.open_until_ms.is_some()) {
-        true => String::new(),
-        false => "<p class=\"row good\">All storages answer.</p>".into(),
+    let mut rows = match snapshot.breakers.is_empty() {
+        true => "<p class=\"row good\">No storage has failed since it answered last.</p>".into(),
+        false => String::new(),
     };
     for breaker in &snapshot.breakers {
         let name = escaped(&breaker.endpoint);

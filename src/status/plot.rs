@@ -71,9 +71,9 @@ pub(super) fn area(class: &str, heights: impl Iterator<Item = f64>) -> String {
     format!("<path class=\"{class}\" d=\"{path}V{HEIGHT}Z\"/>")
 }
 
-/// A drawing of these, with lines at quarters of its height.
-pub(super) fn drawing(what: &str, parts: &[String]) -> String {
-    let grid: String = [0, 25, 50, 75, 100].iter().map(|at| format!("M0 {at}H{WIDTH}")).collect();
+/// A drawing of these, over a grid of so many rows.
+pub(super) fn drawing(what: &str, rows: u64, parts: &[String]) -> String {
+    let grid: String = (0..=rows).map(|row| format!("M0 {}H{WIDTH}", 100 * row / rows)).collect();
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{what}\">\
          <path class=\"grid\" d=\"{grid}\"/>{}</svg>",

@@ -53,6 +53,7 @@ mod signing;
 mod space;
 mod stale;
 mod status;
+mod status_page;
 mod tls;
 mod upstream;
 mod verified;

@@ -14,13 +14,14 @@ use crate::site::{Site, is_hit, sub};
 use crate::storage::{Fault, Object, Storage, Whom};
 use crate::wait::until;
 
-const STATUS: &str = "<Location \"/usc-status\">\n  SetHandler usp-storage-cache-status\n</Location>\n";
+/// Where the status is.
+pub(crate) const STATUS: &str = "<Location \"/usc-status\">\n  SetHandler usp-storage-cache-status\n</Location>\n";
 
 fn site(mpm: Mpm, children: u32, threads: u32, lines: &str) -> Site {
     Site::wide(mpm, children, threads, &format!("{STATUS}{lines}"))
 }
 
-fn json(httpd: &Httpd) -> Value {
+pub(crate) fn json(httpd: &Httpd) -> Value {
     let answer = httpd.get("/usc-status?format=json");
     assert_eq!((answer.status, answer.field("Content-Type").as_deref()), (200, Some("application/json")));
     serde_json::from_slice(&answer.body).expect("it is JSON")
@@ -102,7 +103,7 @@ fn failures_revalidations_and_retries_are_counted_by_their_reasons() {
     wait_for(&site.httpd, "counters.fills_failed.denied", 1);
     wait_for(&site.httpd, "counters.passed.denied", 1);
     site.storage.put("/busy.ism", Object::new("busy"));
-    site.storage.fail_some("/busy.ism", Whom::Fetches, ..1, Fault::Status(503));
+    site.storage.fail_some("/busy.ism", Whom::Fetches, ..=1, Fault::Status(503));
     assert_eq!(site.get("/busy.ism").body, b"busy");
     wait_for(&site.httpd, "counters.storage_retries", 1);
 }
@@ -195,6 +196,7 @@ fn prometheus_reads_the_same_figures_as_the_json_has() {
     site.fill("/film.ism", Object::new(content(84, 100_000)));
     (0..7).for_each(|_| assert!(is_hit(&site.get("/film.ism").cache_status())));
     wait_for(&site.httpd, "counters.requests.hit", 7);
+    until("a leader", 20, || json(&site.httpd)["processes"]["has_leader"].as_bool()?.then_some(()));
     let answer = site.httpd.get("/usc-status?format=prometheus");
     let media_type = answer.field("Content-Type").unwrap_or_default();
     assert!(media_type.starts_with("text/plain; version=0.0.4"), "{media_type}");
@@ -247,7 +249,7 @@ fn the_handler_takes_what_it_should_and_nothing_else() {
     let head = site.httpd.send(Request::head("/usc-status?format=json"));
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(is_not_stored(&head));
-    assert_eq!(site.httpd.send(Request::get("/usc-status").method("POST")).status, 405);
+    assert_eq!(site.httpd.send(Request::new("POST", "/usc-status")).status, 405);
     assert_eq!(site.httpd.get("/elsewhere").status, 404);
 }
 
