@@ -29,8 +29,10 @@ test: ## Pass every test, against a real httpd and a real S3 server
 	tests/fuzz/run $(if $(USC_SOAK),300,10)
 	tests/run </dev/null
 
-soak: ## As test, with full counts
+soak: ## As test, with full counts, and the status page in a browser
 	USC_SOAK=1 $(MAKE) test
+	tests/setup page
+	tests/with-s3 $(CARGO) test --release --test httpd -- --ignored status_page
 
 check: ## Format, lints with and without httpd, tests without httpd, docs
 	tests/setup build

@@ -104,3 +104,27 @@ fn a_store_without_counters_is_shown_all_the_same() {
     assert_eq!(json(&snapshot)["counters"]["requests"]["hit"], 0);
     assert!(section::lines(&snapshot).starts_with("UspStorageCacheHits: 0\n"));
 }
+
+#[test]
+fn the_manual_names_every_field_counter_label_and_gauge() {
+    let manual = include_str!("../../docs/status.md");
+    let site = counted();
+    let mut snapshot = gather::gather(&site.store, &[], 1_700_000_000_000);
+    snapshot.breakers = vec![Breaker { endpoint: "h".into(), open_until_ms: Some(1), failed_at_ms: 0 }];
+    let text = prometheus::text(&snapshot);
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE usp_storage_cache_")?.split(' ').next());
+    let names = types.map(|name| name.strip_suffix("_total").unwrap_or(name).to_owned());
+    let values = FAMILIES.iter().flat_map(|family| family.values.iter().map(|value| (*value).to_owned()));
+    let json = json(&snapshot);
+    let fields = json.as_object().expect("an object").keys().cloned();
+    let space = json["store"].as_object().expect("an object").keys().map(|name| format!("store.{name}"));
+    let processes = json["processes"].as_object().expect("an object").keys().map(|name| format!("processes.{name}"));
+    let is_named = |name: &str| manual.contains(&format!("`{name}`")) || manual.contains(&format!("`{name}."));
+    for name in names.chain(values).chain(fields).chain(space).chain(processes).filter(|name| !name.is_empty()) {
+        assert!(is_named(&name), "docs/status.md does not name {name}");
+    }
+    for line in section::lines(&snapshot).lines() {
+        let name = line.split(':').next().unwrap_or_default();
+        assert!(is_named(name), "docs/status.md does not name {name}");
+    }
+}

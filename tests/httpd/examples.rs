@@ -43,10 +43,19 @@ fn with(text: String, rows: &[(&str, &str)]) -> String {
 #[test]
 fn httpd_takes_every_example() {
     let files: Vec<_> = fs::read_dir(EXAMPLES).expect("it is there").flatten().map(|file| file.path()).collect();
-    assert_eq!(files.len(), 6, "{files:?}");
+    assert_eq!(files.len(), 7, "{files:?}");
     for file in files {
-        let (right, said) = check(&Conf::new(example(&file)).load("ssl"));
+        let (right, said) = check(&Conf::new(example(&file)).load("ssl").load("authz_host"));
         assert!(right, "{}: {said}", file.display());
+    }
+}
+
+#[test]
+fn the_example_of_the_status_answers_this_host() {
+    let httpd = Httpd::start(Conf::new(named("status.conf")).load("authz_host"));
+    for (query, begins) in [("", "<!DOCTYPE html>"), ("?format=json", "{"), ("?format=prometheus", "# HELP")] {
+        let answer = httpd.get(&format!("/storage-cache-status{query}"));
+        assert!(answer.status == 200 && answer.body.starts_with(begins.as_bytes()), "{query}: {}", answer.status);
     }
 }
 
