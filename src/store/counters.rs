@@ -2,7 +2,7 @@
 //!
 //! [`table`] says what is counted. A request adds to one of a few stripes, chosen for its thread, so that threads seldom meet in
 //! one line of the processor's cache. [`Counters::flush`] adds what is new to the file (docs/store-format.md, "The counters"),
-//! and [`Counters::keep_minutes`] has the leader write down what each minute brought.
+//! and the leader writes down what each minute brought.
 //!
 //! # Invariants
 //!
