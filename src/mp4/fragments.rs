@@ -10,14 +10,12 @@
 use super::Error;
 use super::boxes::{Fields, Mp4Box};
 use super::moov::{Defaults, Moov};
-use super::table::{Sample, Table};
+use super::table::{Column, Samples, Table};
 
 /// The user type of Smooth Streaming's `tfxd` box ([MS-SSTR] 2.2.4.4).
 const TFXD: [u8; 16] = *b"\x6d\x1d\x9b\x05\x42\xd5\x44\xe6\x80\xe2\x14\x1d\xaf\xf7\x57\xb2";
 /// The user type of the `senc` box before it had a name (PIFF 1.1, section 5.3.2).
 const SENC: [u8; 16] = *b"\xa2\x39\x4f\x52\x5a\x9b\x4f\x14\xa2\x44\x6c\x42\x7c\x64\x8d\xf4";
-/// *sample_is_non_sync_sample* of the sample flags (section 8.8.3.1).
-const NON_SYNC: u32 = 0x0001_0000;
 
 /// The tracks of a fragmented file while its fragments are read.
 pub struct Fragments {
@@ -52,16 +50,10 @@ struct TrackFragment {
     defaults: Defaults,
 }
 
-/// The fields of a `trun`.
+/// The fields of a `trun`, with what `tfhd` says where it says nothing.
 struct Run<'a> {
-    count: u32,
     data_offset: Option<i32>,
-    flags: u32,
-    first_flags: Option<u32>,
-    signed: bool,
-    /// Bytes of a sample in `table`.
-    stride: usize,
-    table: &'a [u8],
+    samples: Samples<'a>,
 }
 
 impl Fragments {
@@ -141,9 +133,9 @@ impl Track {
         // ffmpeg lets audio that primes a decoder begin before 0.
         let time = fields.wide(version)? as i64;
         let Some(trun) = traf.child(b"trun")? else { return Ok(Some(time)) };
-        let run = Run::read(&trun)?;
-        let first = run.sample(0, run.table.get(..run.stride).unwrap_or_default(), &fragment.defaults);
-        let offset = if run.count == 0 { 0 } else { first.composition_offset() };
+        let samples = Run::read(&trun, &fragment.defaults)?.samples;
+        let first = samples.compositions.values().next().filter(|_| samples.count > 0);
+        let offset = first.map_or(0, |bits| samples.composition_offset(bits));
         let kind =
             *self.tfxd.get_or_insert(if offset > 0 && time == offset { Tfxd::Composition } else { Tfxd::Decode });
         match kind {
@@ -164,25 +156,22 @@ impl Track {
         time: Option<i64>,
         media_len: u64,
     ) -> Result<u64, Error> {
-        let run = Run::read(trun)?;
+        let run = Run::read(trun, &fragment.defaults)?;
         let outside = || trun.malformed("has samples outside the media (is the file whole?)");
         let start = match run.data_offset {
             Some(offset) => base.checked_add_signed(offset.into()).ok_or_else(outside)?,
             None => at,
         };
-        let description = fragment.defaults.description;
-        let len = match &mut self.table {
-            Some(table) => {
-                if description == 0 || description > self.descriptions {
-                    return Err(trun.malformed("is of a sample entry that moov does not have"));
-                }
-                table.begin(time, start, description).map_err(|what| trun.malformed(what))?;
-                let len = run.for_each(&fragment.defaults, |count, sample| table.push(count, sample));
-                table.close();
-                len.map_err(|what| trun.malformed(what))?
+        if let Some(table) = &mut self.table {
+            let description = fragment.defaults.description;
+            if description == 0 || description > self.descriptions {
+                return Err(trun.malformed("is of a sample entry that moov does not have"));
             }
-            None => run.for_each(&fragment.defaults, |_, _| Ok(())).map_err(|what| trun.malformed(what))?,
-        };
+            table.begin(time, start, description).map_err(|what| trun.malformed(what))?;
+            table.push(&run.samples).map_err(|what| trun.malformed(what))?;
+            table.close();
+        }
+        let len = run.samples.sizes.sum(run.samples.count);
         start.checked_add(len).filter(|end| *end <= media_len).ok_or_else(outside)
     }
 }
@@ -207,51 +196,29 @@ impl TrackFragment {
 
 impl<'a> Run<'a> {
     /// Reads `trun` (section 8.8.8).
-    fn read(trun: &Mp4Box<'a>) -> Result<Self, Error> {
+    fn read(trun: &Mp4Box<'a>, defaults: &Defaults) -> Result<Self, Error> {
         let (version, flags, mut fields): (u8, u32, Fields<'a>) = trun.full()?;
         let count = fields.u32()?;
         let data_offset = if flags & 0x1 != 0 { Some(fields.u32()? as i32) } else { None };
         let first_flags = if flags & 0x4 != 0 { Some(fields.u32()?) } else { None };
-        let stride = 4 * (flags & 0xf00).count_ones() as usize;
-        let table = fields.table(count, stride)?;
-        Ok(Self { count, data_offset, flags, first_flags, signed: version != 0, stride, table })
-    }
-
-    /// Calls `each` for the samples, those that are alike together, and tells the bytes of all.
-    fn for_each(
-        &self,
-        defaults: &Defaults,
-        mut each: impl FnMut(u32, Sample) -> Result<(), &'static str>,
-    ) -> Result<u64, &'static str> {
-        if self.stride == 0 {
-            let first = self.count.min(1);
-            each(first, self.sample(0, &[], defaults))?;
-            each(self.count - first, self.sample(1, &[], defaults))?;
-            return Ok(u64::from(self.count) * u64::from(defaults.size));
-        }
-        let mut len = 0;
-        for (number, entry) in self.table.chunks_exact(self.stride).enumerate() {
-            let sample = self.sample(number, entry, defaults);
-            // At most 2^32 sizes of 32 bits.
-            len += u64::from(sample.size);
-            each(1, sample)?;
-        }
-        Ok(len)
-    }
-
-    /// The sample of that number, from 0, with its entry of the table.
-    #[inline]
-    fn sample(&self, number: usize, entry: &[u8], defaults: &Defaults) -> Sample {
-        let (words, _) = entry.as_chunks();
-        let mut words = words.iter().map(|word| u32::from_be_bytes(*word));
-        let mut field = |flag| if self.flags & flag != 0 { words.next() } else { None };
-        let duration = field(0x100).unwrap_or(defaults.duration);
-        let size = field(0x200).unwrap_or(defaults.size);
-        let flags = field(0x400);
-        let composition = field(0x800).unwrap_or(0);
-        let first = if number == 0 { self.first_flags } else { None };
-        let flags = flags.or(first).unwrap_or(defaults.flags);
-        Sample { duration, size, composition, signed: self.signed, sync: flags & NON_SYNC == 0 }
+        let width = (flags & 0xf00).count_ones() as usize;
+        let (words, _) = fields.table(count, 4 * width)?.as_chunks();
+        let column = |flag: u32, default| {
+            // The fields of a row stand in the order of their flags.
+            let before = (flags & 0xf00 & (flag - 1)).count_ones() as usize;
+            let words = words.get(before..).unwrap_or_default();
+            if flags & flag == 0 { Column::Same(default) } else { Column::Each { words, width } }
+        };
+        let samples = Samples {
+            count,
+            durations: column(0x100, defaults.duration),
+            sizes: column(0x200, defaults.size),
+            flags: column(0x400, defaults.flags),
+            compositions: column(0x800, 0),
+            signed: version != 0,
+            first_flags: first_flags.filter(|_| flags & 0x400 == 0),
+        };
+        Ok(Self { data_offset, samples })
     }
 }
 

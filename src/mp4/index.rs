@@ -1,6 +1,6 @@
 //! An index MP4 out of what was read of fragmented ones (docs/index-mp4.md).
 
-use super::boxes::Mp4Box;
+use super::boxes::{FourCc, Mp4Box};
 use super::moov::{Edit, Moov, Track};
 use super::source::Source;
 use super::table::Table;
@@ -20,6 +20,15 @@ struct Entry<'a> {
     table: &'a Table,
     /// Its number in the index.
     id: u32,
+    /// Units a second of the times in its edit list.
+    init_timescale: u32,
+}
+
+/// When a track is shown.
+struct Timeline {
+    edits: Vec<Written>,
+    /// In units of the movie.
+    duration: u64,
 }
 
 /// An entry of an edit list that is written.
@@ -34,41 +43,38 @@ struct Written {
 /// The bytes of an index of `inputs`: each what was read of it, and its data reference.
 pub fn write(inputs: &[(&Source, &str)]) -> Result<Vec<u8>, Error> {
     let moovs = inputs.iter().map(|(source, _)| source.moov()).collect::<Result<Vec<_>, _>>()?;
-    let timescales: Vec<u32> = moovs.iter().map(|moov| moov.timescale).collect();
     let Some(mvhd) = moovs.first().map(|moov| moov.mvhd) else {
         return Err(Error::NotFound("is an index of nothing"));
     };
     let entries = entries(inputs, moovs)?;
-    if entries.iter().map(|(entry, _)| entry.table.written_len_max()).sum::<u64>() > INDEX_LEN_MAX {
+    let tables_len = entries.iter().map(|entry| entry.table.written_len_max()).sum::<u64>();
+    if tables_len > INDEX_LEN_MAX {
         return Err(Error::NotFound("has more samples than an index of 1 GiB lists"));
     }
-    let timescale = movie_timescale(entries.iter().map(|(entry, _)| entry.track.timescale));
-    let mut out = Writer::default();
+    let timescale = movie_timescale(entries.iter().map(|entry| entry.track.timescale));
+    let timelines = entries.iter().map(|entry| entry.timeline(timescale)).collect::<Result<Vec<_>, _>>()?;
+    let duration = timelines.iter().map(|timeline| timeline.duration).max().unwrap_or(0);
+    // All but the tables is small.
+    let mut out = Writer(Vec::with_capacity(tables_len as usize));
     out.boxed(b"ftyp", |out| out.bytes(b"iso6\0\0\0\0iso6mp41"));
-    let mut traks = Writer::default();
-    let mut duration = 0;
-    for (entry, input) in &entries {
-        duration = duration.max(entry.write(&mut traks, timescales[*input], timescale)?);
-    }
-    let mvhd = movie_header(&mvhd, timescale, duration, entries.len() as u32 + 1)?;
     out.boxed(b"moov", |out| {
-        out.bytes(&mvhd);
-        out.bytes(&traks.0);
-    });
-    out.boxed(b"uuid", |out| fingerprint(out, entries.iter().map(|(entry, _)| entry)));
+        movie_header(out, &mvhd, timescale, duration, entries.len() as u32 + 1)?;
+        entries.iter().zip(&timelines).try_for_each(|(entry, timeline)| entry.write(out, timeline))
+    })?;
+    out.boxed(b"uuid", |out| fingerprint(out, &entries));
     Ok(out.0)
 }
 
-/// The selected tracks, each with the number of its input.
-fn entries<'a>(inputs: &[(&'a Source, &'a str)], moovs: Vec<Moov<'a>>) -> Result<Vec<(Entry<'a>, usize)>, Error> {
+/// The selected tracks.
+fn entries<'a>(inputs: &[(&'a Source, &'a str)], moovs: Vec<Moov<'a>>) -> Result<Vec<Entry<'a>>, Error> {
     let mut entries = Vec::new();
-    for (input, ((source, location), moov)) in inputs.iter().zip(moovs).enumerate() {
-        let mut tracks = moov.tracks;
+    for ((source, location), moov) in inputs.iter().zip(moovs) {
+        let (mut tracks, init_timescale) = (moov.tracks, moov.timescale);
         for (id, table) in &source.tables {
             let at = tracks.iter().position(|track| track.id == *id).ok_or(Error::NoTrack(*id))?;
             let track = tracks.swap_remove(at);
             let id = entries.len() as u32 + 1;
-            entries.push((Entry { source, location, track, table, id }, input));
+            entries.push(Entry { source, location, track, table, id, init_timescale });
         }
     }
     Ok(entries)
@@ -86,15 +92,20 @@ fn movie_timescale(timescales: impl Iterator<Item = u32>) -> u32 {
     multiple.map_or(TIMESCALE, |multiple| multiple as u32)
 }
 
-/// A movie header (ISO/IEC 14496-12, section 8.2.2) after the one of an init.
-fn movie_header(mvhd: &Mp4Box<'_>, timescale: u32, duration: u64, next_track: u32) -> Result<Vec<u8>, Error> {
+/// Adds a movie header (ISO/IEC 14496-12, section 8.2.2) after the one of an init.
+fn movie_header(
+    out: &mut Writer,
+    mvhd: &Mp4Box<'_>,
+    timescale: u32,
+    duration: u64,
+    next_track: u32,
+) -> Result<(), Error> {
     let (version, _, mut fields) = mvhd.full()?;
     let (created, modified) = (fields.wide(version)?, fields.wide(version)?);
     fields.u32()?;
     fields.wide(version)?;
     // Rate to pre_defined.
     let rest = fields.bytes(76)?;
-    let mut out = Writer::default();
     out.full(b"mvhd", 1, 0, |out| {
         out.u64(created);
         out.u64(modified);
@@ -103,10 +114,10 @@ fn movie_header(mvhd: &Mp4Box<'_>, timescale: u32, duration: u64, next_track: u3
         out.bytes(rest);
         out.u32(next_track);
     });
-    Ok(out.0)
+    Ok(())
 }
 
-fn fingerprint<'a>(out: &mut Writer, entries: impl ExactSizeIterator<Item = &'a Entry<'a>>) {
+fn fingerprint(out: &mut Writer, entries: &[Entry<'_>]) {
     out.bytes(&FINGERPRINT);
     out.u32(0);
     out.u32(entries.len() as u32);
@@ -120,36 +131,35 @@ fn fingerprint<'a>(out: &mut Writer, entries: impl ExactSizeIterator<Item = &'a 
 }
 
 impl Entry<'_> {
-    /// Adds the track, and tells its duration in units of the movie.
-    fn write(&self, out: &mut Writer, init_timescale: u32, timescale: u32) -> Result<u64, Error> {
-        let edits = edits(&self.track, self.table, init_timescale, timescale)?;
+    /// When the track is shown, in units of the movie.
+    fn timeline(&self, timescale: u32) -> Result<Timeline, Error> {
+        let edits = edits(&self.track, self.table, self.init_timescale, timescale)?;
         let whole = rescale_up(self.table.duration, self.track.timescale, timescale);
         let edited = edits.iter().fold(0u64, |sum, edit| sum.saturating_add(edit.duration));
         let duration = if edits.is_empty() { whole } else { edited };
-        let tkhd = self.track_header(duration)?;
-        let media = self.media()?;
-        let children = self.track.trak.children().collect::<Result<Vec<_>, _>>()?;
-        out.boxed(b"trak", |out| {
-            out.bytes(&tkhd);
-            if !edits.is_empty() {
-                out.boxed(b"edts", |out| out.full(b"elst", 1, 0, |out| edit_list(out, &edits)));
-            }
-            out.bytes(&media);
-            let kept = children.iter().filter(|child| child.kind == b"udta" || child.kind == b"meta");
-            kept.for_each(|child| out.bytes(child.bytes));
-        });
-        Ok(duration)
+        Ok(Timeline { edits, duration })
     }
 
-    /// The track's header (section 8.3.2).
-    fn track_header(&self, duration: u64) -> Result<Vec<u8>, Error> {
+    /// Adds the track.
+    fn write(&self, out: &mut Writer, timeline: &Timeline) -> Result<(), Error> {
+        out.boxed(b"trak", |out| {
+            self.track_header(out, timeline.duration)?;
+            if !timeline.edits.is_empty() {
+                out.boxed(b"edts", |out| out.full(b"elst", 1, 0, |out| edit_list(out, &timeline.edits)));
+            }
+            out.boxed(b"mdia", |out| self.media(out))?;
+            copy_children(out, &self.track.trak, |kind| kind == b"udta" || kind == b"meta")
+        })
+    }
+
+    /// Adds the track's header (section 8.3.2).
+    fn track_header(&self, out: &mut Writer, duration: u64) -> Result<(), Error> {
         let (version, flags, mut fields) = self.track.tkhd.full()?;
         let (created, modified) = (fields.wide(version)?, fields.wide(version)?);
         fields.bytes(8)?;
         fields.wide(version)?;
         // Layer to height, with what is reserved around.
         let rest = fields.bytes(60)?;
-        let mut out = Writer::default();
         out.full(b"tkhd", 1, flags, |out| {
             out.u64(created);
             out.u64(modified);
@@ -158,54 +168,44 @@ impl Entry<'_> {
             out.u64(duration);
             out.bytes(rest);
         });
-        Ok(out.0)
+        Ok(())
     }
 
-    /// `mdia` (section 8.4).
-    fn media(&self) -> Result<Vec<u8>, Error> {
+    /// Adds what is in `mdia` (section 8.4).
+    fn media(&self, out: &mut Writer) -> Result<(), Error> {
         let (version, _, mut fields) = self.track.mdhd.full()?;
         let (created, modified) = (fields.wide(version)?, fields.wide(version)?);
-        let minf = self.media_information()?;
-        let mut out = Writer::default();
-        out.boxed(b"mdia", |out| {
-            out.full(b"mdhd", 1, 0, |out| {
-                out.u64(created);
-                out.u64(modified);
-                out.u32(self.track.timescale);
-                out.u64(self.table.duration);
-                out.u16(self.track.language);
-                out.u16(0);
-            });
-            out.bytes(self.track.hdlr.bytes);
-            out.bytes(self.track.elng.map_or(&[], |elng| elng.bytes));
-            out.bytes(&minf);
+        out.full(b"mdhd", 1, 0, |out| {
+            out.u64(created);
+            out.u64(modified);
+            out.u32(self.track.timescale);
+            out.u64(self.table.duration);
+            out.u16(self.track.language);
+            out.u16(0);
         });
-        Ok(out.0)
+        out.bytes(self.track.hdlr.bytes);
+        out.bytes(self.track.elng.map_or(&[], |elng| elng.bytes));
+        out.boxed(b"minf", |out| self.media_information(out))
     }
 
-    /// `minf` (section 8.4.4): the media header of the init, the reference to the media, the tables.
-    fn media_information(&self) -> Result<Vec<u8>, Error> {
-        let stsd = self.sample_descriptions()?;
-        let children = self.track.minf.children().collect::<Result<Vec<_>, _>>()?;
-        let mut out = Writer::default();
-        out.boxed(b"minf", |out| {
-            let header = children.iter().filter(|child| child.kind.0.ends_with(b"mhd") || child.kind == b"sthd");
-            header.for_each(|child| out.bytes(child.bytes));
-            out.boxed(b"dinf", |out| {
-                out.full(b"dref", 0, 0, |out| {
-                    out.u32(1);
-                    out.full(b"url ", 0, 0, |out| {
-                        out.bytes(self.location.as_bytes());
-                        out.bytes(b"\0");
-                    });
+    /// Adds what is in `minf` (section 8.4.4): the media header of the init, the reference to the media, the tables.
+    fn media_information(&self, out: &mut Writer) -> Result<(), Error> {
+        copy_children(out, &self.track.minf, |kind| kind.0.ends_with(b"mhd") || kind == b"sthd")?;
+        out.boxed(b"dinf", |out| {
+            out.full(b"dref", 0, 0, |out| {
+                out.u32(1);
+                out.full(b"url ", 0, 0, |out| {
+                    out.bytes(self.location.as_bytes());
+                    out.bytes(b"\0");
                 });
             });
-            out.boxed(b"stbl", |out| {
-                out.bytes(&stsd);
-                out.tables(self.table);
-            });
         });
-        Ok(out.0)
+        let stsd = self.sample_descriptions()?;
+        out.boxed(b"stbl", |out| {
+            out.bytes(&stsd);
+            out.tables(self.table);
+        });
+        Ok(())
     }
 
     /// `stsd` byte for byte, with all entries in the one file that `dref` names.
@@ -221,6 +221,17 @@ impl Entry<'_> {
         }
         Ok(bytes)
     }
+}
+
+/// Adds the boxes of those kinds in `parent` as they are.
+fn copy_children(out: &mut Writer, parent: &Mp4Box<'_>, is_wanted: impl Fn(FourCc) -> bool) -> Result<(), Error> {
+    for child in parent.children() {
+        let child = child?;
+        if is_wanted(child.kind) {
+            out.bytes(child.bytes);
+        }
+    }
+    Ok(())
 }
 
 /// The edits of a track whose table begins at 0 while its media begins at `table.start`.

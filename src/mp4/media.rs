@@ -24,6 +24,12 @@ pub trait Media {
     /// Reads all of `ranges`, in one round trip where the source can. Each lies inside the media; what is short is
     /// an error of kind `UnexpectedEof`.
     fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>>;
+
+    /// Makes `bytes` those of `range`, in the memory that it has if the source can.
+    fn read_into(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
+        *bytes = self.read(&[range])?.pop().unwrap_or_default();
+        Ok(())
+    }
 }
 
 /// A file of this machine.
@@ -49,12 +55,17 @@ impl Media for LocalFile {
 
     fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
         let read = |range: &Range<u64>| {
-            let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-            let mut bytes = vec![0; len];
-            self.file.read_exact_at(&mut bytes, range.start)?;
+            let mut bytes = Vec::new();
+            self.read_into(range.clone(), &mut bytes)?;
             Ok(bytes)
         };
         ranges.iter().map(read).collect()
+    }
+
+    fn read_into(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        bytes.resize(len, 0);
+        self.file.read_exact_at(bytes, range.start)
     }
 }
 

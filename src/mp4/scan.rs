@@ -147,15 +147,21 @@ impl<'m, M: Media + ?Sized> Scan<'m, M> {
         }
         if self.ahead.front().is_none_or(|window| window.start != at) {
             self.ahead.clear();
-            self.read_ahead(at)?;
+            if self.hints.0.front() != Some(&at) {
+                self.window.start = at;
+                let range = at..(at + self.guess).min(self.len);
+                let read = self.media.read_into(range, &mut self.window.bytes);
+                return read.map_err(|source| Error::Read { offset: at, source });
+            }
+            self.read_ahead()?;
         }
         self.window = self.ahead.pop_front().expect("the window at this place was read");
         Ok(())
     }
 
-    /// Reads the window at `at`, and those that the hints tell if `at` is one of them.
-    fn read_ahead(&mut self, at: u64) -> Result<(), Error> {
-        let starts = self.hints.batch(at);
+    /// Reads the windows at the next places that are known.
+    fn read_ahead(&mut self) -> Result<(), Error> {
+        let starts: Vec<u64> = self.hints.0.iter().take(BATCH).copied().collect();
         // Fragments come next to each other where they are short.
         let ends = starts.iter().skip(1).copied().chain([self.len]);
         let ranges: Vec<_> =
@@ -250,14 +256,6 @@ impl Hints {
         while self.0.front().is_some_and(|place| *place < at) {
             self.0.pop_front();
         }
-    }
-
-    /// `at`, and if it is a place that is known, those behind it that are asked for together with it.
-    fn batch(&self, at: u64) -> Vec<u64> {
-        if self.0.front() != Some(&at) {
-            return vec![at];
-        }
-        self.0.iter().take(BATCH).copied().collect()
     }
 }
 

@@ -7,6 +7,8 @@
 //! - Memory grows with the boxes that were read, never with the number of samples that they claim.
 //! - The counts of all runs sum up to the same number, that of the samples.
 
+use std::iter;
+
 /// Values with the number of times that each stands one behind the other. Neighbours differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Runs(Vec<(u32, u32)>);
@@ -16,8 +18,18 @@ impl Runs {
     #[inline]
     fn push(&mut self, count: u32, value: u32) {
         match self.0.last_mut() {
+            _ if count == 0 => {}
             Some((last, same)) if *same == value => *last += count,
             _ => self.0.push((count, value)),
+        }
+    }
+
+    /// Adds what `value` makes of a column of `count` fields.
+    #[inline]
+    fn extend(&mut self, count: u32, column: Column<'_>, value: impl Fn(u32) -> u32) {
+        match column {
+            Column::Same(field) => self.push(count, value(field)),
+            Column::Each { words, width } => rows(words, width).for_each(|field| self.push(1, value(field))),
         }
     }
 
@@ -46,25 +58,68 @@ impl Runs {
     }
 }
 
-/// What a fragment says of a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// In units of the media.
-    pub duration: u32,
-    /// In bytes.
-    pub size: u32,
-    /// The 32 bits of the composition offset, signed if `signed`.
-    pub composition: u32,
-    /// Whether the composition offset is signed (version 1).
-    pub signed: bool,
-    /// Whether decoding can begin here.
-    pub sync: bool,
+/// A field of samples that follow each other.
+#[derive(Clone, Copy, Debug)]
+pub enum Column<'a> {
+    /// The same for all.
+    Same(u32),
+    /// For each sample the first word of its row, in big-endian order.
+    Each {
+        /// From that of the first sample on.
+        words: &'a [[u8; 4]],
+        /// Words of a row.
+        width: usize,
+    },
 }
 
-impl Sample {
-    /// The composition offset in units of the media.
-    pub fn composition_offset(&self) -> i64 {
-        if self.signed { i64::from(self.composition as i32) } else { i64::from(self.composition) }
+impl Column<'_> {
+    /// The field of one sample after the other, without an end where it is the same for all.
+    pub fn values(self) -> impl Iterator<Item = u32> {
+        let (same, words, width) = match self {
+            Self::Same(value) => (Some(value), &[][..], 1),
+            Self::Each { words, width } => (None, words, width),
+        };
+        let mut rows = rows(words, width);
+        iter::from_fn(move || same.or_else(|| rows.next()))
+    }
+
+    /// The sum of the fields of all `count` samples, which cannot leave 64 bits.
+    pub fn sum(self, count: u32) -> u64 {
+        match self {
+            Self::Same(value) => u64::from(count) * u64::from(value),
+            Self::Each { words, width } => rows(words, width).map(u64::from).sum(),
+        }
+    }
+}
+
+/// The first word of each row.
+fn rows(words: &[[u8; 4]], width: usize) -> impl Iterator<Item = u32> {
+    words.iter().step_by(width).map(|word| u32::from_be_bytes(*word))
+}
+
+/// What a fragment says of samples that follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Samples<'a> {
+    /// How many there are.
+    pub count: u32,
+    /// In units of the media.
+    pub durations: Column<'a>,
+    /// In bytes.
+    pub sizes: Column<'a>,
+    /// The 32 bits of the composition offsets, signed if `signed`.
+    pub compositions: Column<'a>,
+    /// Whether composition offsets are signed (version 1).
+    pub signed: bool,
+    /// The sample flags (section 8.8.3.1).
+    pub flags: Column<'a>,
+    /// Those of the first sample, if they are others than the same for all.
+    pub first_flags: Option<u32>,
+}
+
+impl Samples<'_> {
+    /// A composition offset in units of the media.
+    pub fn composition_offset(&self, bits: u32) -> i64 {
+        if self.signed { i64::from(bits as i32) } else { i64::from(bits) }
     }
 }
 
@@ -79,6 +134,8 @@ pub struct Chunk {
     pub description: u32,
 }
 
+/// *sample_is_non_sync_sample* of the sample flags (section 8.8.3.1).
+const NON_SYNC: u32 = 0x0001_0000;
 /// Starts and durations stay below, so that their sums fit 63 bits.
 const TIME_MAX: u64 = 1 << 61;
 
@@ -86,7 +143,7 @@ const TIME_MAX: u64 = 1 << 61;
 pub type Refusal = &'static str;
 
 /// The samples of a track.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Durations of the samples.
     pub durations: Runs,
@@ -143,26 +200,47 @@ impl Table {
         Ok(())
     }
 
-    /// Adds `count` samples that are alike to the chunk that was begun last.
-    #[inline]
-    pub fn push(&mut self, count: u32, sample: Sample) -> Result<(), Refusal> {
-        if count == 0 {
-            return Ok(());
-        }
-        self.samples = self.samples.checked_add(count).ok_or("has more samples than a table can count")?;
-        self.chunks.last_mut().expect("a chunk was begun").samples += count;
-        self.durations.push(count, sample.duration);
-        self.compositions.push(count, sample.composition);
-        self.sizes.push(count, sample.size);
-        self.syncs.push(count, sample.sync.into());
-        let duration = self.duration.checked_add(u64::from(count) * u64::from(sample.duration));
+    /// Adds samples to the chunk that was begun last.
+    pub fn push(&mut self, new: &Samples<'_>) -> Result<(), Refusal> {
+        self.samples = self.samples.checked_add(new.count).ok_or("has more samples than a table can count")?;
+        self.chunks.last_mut().expect("a chunk was begun").samples += new.count;
+        let begin = self.duration;
+        let duration = begin.checked_add(new.durations.sum(new.count));
         self.duration = duration.filter(|sum| *sum < TIME_MAX).ok_or("lasts longer than can be counted")?;
-        self.composition_end = self.composition_end.max(self.duration as i64 + sample.composition_offset());
-        if sample.composition >> 31 != 0 {
-            *(if sample.signed { &mut self.negative } else { &mut self.large }) = true;
-            if self.negative && self.large {
-                return Err("has composition offsets too large to stand beside negative ones");
+        self.compose(begin, new)?;
+        self.durations.extend(new.count, new.durations, |duration| duration);
+        self.compositions.extend(new.count, new.compositions, |bits| bits);
+        self.sizes.extend(new.count, new.sizes, |size| size);
+        let sync = |flags| u32::from(flags & NON_SYNC == 0);
+        let first = new.first_flags.filter(|_| new.count > 0);
+        first.iter().for_each(|flags| self.syncs.push(1, sync(*flags)));
+        self.syncs.extend(new.count - first.iter().count() as u32, new.flags, sync);
+        Ok(())
+    }
+
+    /// Takes the composition offsets of samples of which the first decodes at `begin`, and that last until `duration`.
+    fn compose(&mut self, begin: u64, new: &Samples<'_>) -> Result<(), Refusal> {
+        let mut any = 0;
+        match new.compositions {
+            _ if new.count == 0 => {}
+            Column::Same(bits) => {
+                any = bits;
+                self.composition_end = self.composition_end.max(self.duration as i64 + new.composition_offset(bits));
             }
+            Column::Each { .. } => {
+                let mut time = begin as i64;
+                for (bits, duration) in new.compositions.values().zip(new.durations.values()) {
+                    any |= bits;
+                    time += i64::from(duration);
+                    self.composition_end = self.composition_end.max(time + new.composition_offset(bits));
+                }
+            }
+        }
+        if any >> 31 != 0 {
+            *(if new.signed { &mut self.negative } else { &mut self.large }) = true;
+        }
+        if self.negative && self.large {
+            return Err("has composition offsets too large to stand beside negative ones");
         }
         Ok(())
     }
@@ -201,13 +279,21 @@ mod tests {
 
     use super::*;
 
-    const SAMPLE: Sample = Sample { duration: 10, size: 1, composition: 0, signed: false, sync: true };
+    const SAMPLE: Samples<'_> = Samples {
+        count: 1,
+        durations: Column::Same(10),
+        sizes: Column::Same(1),
+        compositions: Column::Same(0),
+        signed: false,
+        flags: Column::Same(0),
+        first_flags: None,
+    };
 
     fn table(parts: &[(Option<i64>, u32)]) -> Result<Table, Refusal> {
         let mut table = Table::default();
         for (time, count) in parts {
             table.begin(*time, 0, 1)?;
-            table.push(*count, SAMPLE)?;
+            table.push(&Samples { count: *count, ..SAMPLE })?;
             table.close();
         }
         Ok(table)
@@ -243,7 +329,7 @@ mod tests {
         assert_eq!((table.durations.runs().len(), table.sizes.uniform(), table.expanded_len()), (1, Some(1), 0));
         assert_eq!(table.duration, 10 * u64::from(u32::MAX));
         let mut more = table.clone();
-        assert!(more.push(1, SAMPLE).is_err(), "2^32 samples");
+        assert!(more.push(&SAMPLE).is_err(), "2^32 samples");
     }
 
     #[test]
@@ -264,13 +350,35 @@ mod tests {
             let mut table = Table::default();
             table.begin(None, 0, 1).expect(row);
             let pushed = offsets.iter().try_for_each(|(composition, signed)| {
-                table.push(1, Sample { composition: *composition, signed: *signed, ..SAMPLE })
+                table.push(&Samples { compositions: Column::Same(*composition), signed: *signed, ..SAMPLE })
             });
             assert_eq!(pushed.ok().map(|()| table.negative), want, "{row}");
         }
     }
 
     proptest! {
+        #[test]
+        fn samples_are_the_same_together_and_one_by_one(
+            rows in prop::collection::vec(prop::array::uniform4(prop_oneof![Just(0), 0..4u32, any::<u32>()]), 1..20),
+            signed: bool,
+        ) {
+            let words: Vec<[u8; 4]> = rows.iter().flatten().map(|word| word.to_be_bytes()).collect();
+            let column = |at| Column::Each { words: &words[at..], width: 4 };
+            let push = |table: &mut Table, count, columns: [Column<'_>; 4]| {
+                let [durations, sizes, flags, compositions] = columns;
+                table.push(&Samples { count, durations, sizes, compositions, signed, flags, first_flags: None })
+            };
+            let (mut together, mut apart) = (Table::default(), Table::default());
+            together.begin(None, 0, 1).expect("a chunk");
+            apart.begin(None, 0, 1).expect("a chunk");
+            let pushed = push(&mut together, rows.len() as u32, [0, 1, 2, 3].map(column));
+            let one_by_one = rows.iter().try_for_each(|row| push(&mut apart, 1, row.map(Column::Same)));
+            prop_assert_eq!(pushed, one_by_one);
+            if pushed.is_ok() {
+                prop_assert_eq!(together, apart);
+            }
+        }
+
         #[test]
         fn runs_hold_what_was_pushed(values in prop::collection::vec((1u32..5, 0u32..3), 0..50)) {
             let mut runs = Runs::default();

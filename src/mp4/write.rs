@@ -3,19 +3,19 @@
 use super::table::{Chunk, Runs, Table};
 
 /// Bytes to which boxes are added.
-#[derive(Default)]
 pub struct Writer(pub Vec<u8>);
 
 impl Writer {
     /// Adds a box whose body `body` writes. Boxes of ours stay below 4 GiB, as a moov that is read does, and the tables of an
     /// index (`INDEX_LEN_MAX`).
-    pub fn boxed(&mut self, kind: &[u8; 4], body: impl FnOnce(&mut Self)) {
+    pub fn boxed<T>(&mut self, kind: &[u8; 4], body: impl FnOnce(&mut Self) -> T) -> T {
         let start = self.0.len();
         self.u32(0);
         self.0.extend(kind);
-        body(self);
+        let result = body(self);
         let len = u32::try_from(self.0.len() - start).expect("tables are bounded");
         self.0[start..start + 4].copy_from_slice(&len.to_be_bytes());
+        result
     }
 
     /// Adds a full box (ISO/IEC 14496-12, section 4.2.2).
@@ -28,17 +28,17 @@ impl Writer {
 
     /// Adds 16 bits.
     pub fn u16(&mut self, number: u16) {
-        self.0.extend(number.to_be_bytes());
+        self.0.extend_from_slice(&number.to_be_bytes());
     }
 
     /// Adds 32 bits.
     pub fn u32(&mut self, number: u32) {
-        self.0.extend(number.to_be_bytes());
+        self.0.extend_from_slice(&number.to_be_bytes());
     }
 
     /// Adds 64 bits.
     pub fn u64(&mut self, number: u64) {
-        self.0.extend(number.to_be_bytes());
+        self.0.extend_from_slice(&number.to_be_bytes());
     }
 
     /// Adds bytes as they are.
@@ -77,8 +77,7 @@ impl Writer {
     fn runs(&mut self, runs: &Runs) {
         self.count(runs.runs().len());
         for (count, value) in runs.runs() {
-            self.u32(*count);
-            self.u32(*value);
+            self.u64(u64::from(*count) << 32 | u64::from(*value));
         }
     }
 

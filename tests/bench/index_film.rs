@@ -1,7 +1,7 @@
 //! How long an index of two hours takes against merely reading the boxes that it is made of, and how much memory.
 //!
-//! `index_film FILE` makes a sparse film in FILE, 3600 fragments of 48 samples with B-frames, prints a line of JSON and
-//! removes it. Reading means: the header of each box, and the whole of each `moof`, by one read each.
+//! `index_film measure FILE` makes a sparse film in FILE, 3600 fragments of 48 samples with B-frames, prints a line of JSON
+//! and removes it; `index_film make FILE listed` or `unlisted` makes one with a `sidx` or without. Reading means: the header of each box, and the whole of each `moof`, by one read each.
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -20,9 +20,16 @@ const ROUNDS: usize = 15;
 const INIT: &[u8] = include_bytes!("../media/film-avc1-400k.cmfv");
 
 fn main() -> io::Result<()> {
-    let name = std::env::args_os().nth(1).ok_or_else(|| io::Error::other("usage: index_film FILE"))?;
-    let path = Path::new(&name);
-    make(path)?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["measure", path] => measure(Path::new(path)),
+        ["make", path, how @ ("listed" | "unlisted")] => make(Path::new(path), how == "listed"),
+        _ => Err(io::Error::other("usage: index_film measure FILE | make FILE listed|unlisted")),
+    }
+}
+
+fn measure(path: &Path) -> io::Result<()> {
+    make(path, false)?;
     let len = fs::metadata(path)?.len();
     let mut reading = Duration::MAX;
     let mut indexing = Duration::MAX;
@@ -75,11 +82,13 @@ fn read(path: &Path) -> io::Result<usize> {
     Ok(total)
 }
 
-fn make(path: &Path) -> io::Result<()> {
+fn make(path: &Path, is_listed: bool) -> io::Result<()> {
     let mut file = io::BufWriter::new(File::create(path)?);
     let init = INIT.windows(4).position(|window| window == b"moof").expect("it is fragmented") - 4;
     file.write_all(&INIT[..init])?;
-    let mut at = init as u64;
+    let list = if is_listed { sidx() } else { Vec::new() };
+    file.write_all(&list)?;
+    let mut at = (init + list.len()) as u64;
     for number in 0..FRAGMENTS {
         let (moof, mdat_len) = fragment(number);
         file.write_all(&moof)?;
@@ -89,6 +98,16 @@ fn make(path: &Path) -> io::Result<()> {
         file.seek(SeekFrom::Start(at))?;
     }
     file.into_inner()?.set_len(at)
+}
+
+/// The list of all fragments.
+fn sidx() -> Vec<u8> {
+    let mut words = vec![1, 24_000, 0, 0, FRAGMENTS];
+    for number in 0..FRAGMENTS {
+        let (moof, mdat_len) = fragment(number);
+        words.extend([moof.len() as u32 + 8 + mdat_len, 1000 * SAMPLES, 0x9000_0000]);
+    }
+    full(b"sidx", 0, &words)
 }
 
 /// A `moof` of two seconds, and the length of the data behind it.

@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod harm;
+mod pages;
 mod shop;
 mod store;

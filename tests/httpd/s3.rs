@@ -93,10 +93,7 @@ impl S3 {
     pub(crate) fn put(&self, key: &str, body: &[u8], fields: &[&str]) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), body).expect("the file can be written");
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "--fail-with-body", "--path-as-is", "--aws-sigv4", "aws:amz:us-east-1:s3"]);
-        curl.args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
-        curl.args(["--user", &format!("{}:{}", self.access_key, self.secret_key)]);
+        let mut curl = self.curl();
         for field in fields {
             curl.args(["-H", field]);
         }
@@ -107,13 +104,18 @@ impl S3 {
 
     /// What lies under a key.
     pub(crate) fn get(&self, key: &str) -> Vec<u8> {
+        let got = self.curl().arg(self.path_url() + key).output().expect("curl runs");
+        assert!(got.status.success(), "{key} cannot be read: {}", String::from_utf8_lossy(&got.stderr));
+        got.stdout
+    }
+
+    /// A signed request.
+    fn curl(&self) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--fail-with-body", "--path-as-is", "--aws-sigv4", "aws:amz:us-east-1:s3"]);
         curl.args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
         curl.args(["--user", &format!("{}:{}", self.access_key, self.secret_key)]);
-        let got = curl.arg(self.path_url() + key).output().expect("curl runs");
-        assert!(got.status.success(), "{key} cannot be read: {}", String::from_utf8_lossy(&got.stderr));
-        got.stdout
+        curl
     }
 
     /// Puts the film of `tests/media`: its manifest, its indexes and its media.

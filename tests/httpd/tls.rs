@@ -9,10 +9,12 @@ use std::thread;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 
+use crate::cli::{ran, uspcache};
 use crate::client::parse_head;
+use crate::s3::film_file;
 use crate::server::Conf;
 use crate::site::{STORED, Site, endpoint};
-use crate::storage::{Fault, Object, Whom};
+use crate::storage::{Fault, Object, Storage, Whom};
 
 const FILM: &str = "/media/film.ism";
 
@@ -145,4 +147,29 @@ fn a_thousand_fetches_need_few_connections_and_one_handshake_in_full() {
     assert!(full <= 2 && full + resumed <= 20, "{full} full and {resumed} resumed handshakes");
     assert!(resumed >= 10, "{resumed} resumed handshakes");
     assert_eq!(site.storage.asked().iter().filter(|asked| asked.by_proxy()).count(), 0);
+}
+
+#[test]
+fn the_command_reads_media_behind_a_certificate_of_an_authority_that_it_is_told() {
+    let (front, storage) = (Front::start(), Storage::start());
+    front.storage.set(storage.port).expect("it is set once");
+    storage.put("/film.cmfa", Object::new(film_file("film-aac-128k.cmfa")));
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("ca.pem"), &front.certificate).expect("a file");
+    let url = format!("https://localhost:{}/film.cmfa", front.port);
+    let index = |arguments: &[&str]| {
+        let mut command = uspcache(&["index", "-o", "a.mp4", &url]);
+        ran(command
+            .args(arguments)
+            .env_remove("AWS_CA_BUNDLE")
+            .current_dir(dir.path())
+            .output()
+            .expect("it can be run"))
+    };
+    let strange = index(&[]);
+    assert!(strange.code == Some(3) && strange.err.ends_with("(--ca-file)\n"), "{strange:?}");
+    let known = index(&["--ca-file", "ca.pem"]);
+    assert!(known.code == Some(0) && known.out.starts_with("a.mp4: 1 tracks, 283 samples"), "{known:?}");
+    let none = index(&["--ca-file", "none.pem"]);
+    assert!(none.code == Some(2) && none.err.starts_with("uspcache: --ca-file none.pem: No such file"), "{none:?}");
 }

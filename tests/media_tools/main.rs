@@ -2,13 +2,18 @@
 //!
 //! ffmpeg follows no data reference, so it is given a *composite*: the media with its fragments' boxes made `free`, and
 //! the index's `moov` behind it, saying that the samples are in the same file. `tests/setup media` installs the tools;
-//! `cargo test --test media_tools` runs it, and nothing else does.
+//! `cargo test --test media_tools` runs it, and nothing else does. [`samples`] holds the tables against other readers.
+
+#[path = "../mp4/rows.rs"]
+mod rows;
+mod samples;
 
 mod manifest;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 /// What makes a file, and how many tracks it has.
 struct Case {
@@ -22,7 +27,7 @@ const H264: &str = "-c:v libx264 -preset veryfast -pix_fmt yuv420p -g 24 -bf 2 -
 const AUDIO: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000:duration=5";
 
 /// `FFMPEG` is ffmpeg without a word; `VIDEO`, `H264` and `AUDIO` stand for the texts above, and `OUT` for the file.
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     Case {
         name: "cmaf video",
         command: "FFMPEG VIDEO H264 -movflags +cmaf+frag_keyframe+skip_trailer -f mp4 OUT",
@@ -54,6 +59,11 @@ const CASES: [Case; 10] = [
         tracks: 1,
     },
     Case {
+        name: "ten million units a second",
+        command: "FFMPEG VIDEO H264 -video_track_timescale 10000000 -movflags +cmaf+frag_keyframe -f mp4 OUT",
+        tracks: 1,
+    },
+    Case {
         name: "smooth streaming",
         command: "FFMPEG VIDEO AUDIO H264 -c:a aac -frag_duration 1000000 -f ismv OUT",
         tracks: 2,
@@ -71,22 +81,31 @@ const CASES: [Case; 10] = [
     },
 ];
 
-#[test]
-fn packets_through_an_index_are_those_of_the_media() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let dir = dir.path();
-    run(dir, "FFMPEG VIDEO AUDIO H264 -c:a aac -f mp4 plain.mp4", "");
+/// The folder of the media and indexes of [`CASES`]: `0.mp4`, `0-index.mp4` and so on.
+static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("media_tools");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).expect("a folder");
+    run(&dir, "FFMPEG VIDEO AUDIO H264 -c:a aac -f mp4 plain.mp4", "");
     fs::write(dir.join("en.vtt"), "WEBVTT\n\n00:00.500 --> 00:02.000\none\n\n00:03.000 --> 00:05.000\ntwo\n")
         .expect("a file");
     for (number, case) in CASES.iter().enumerate() {
-        let media = format!("{number}.mp4");
-        run(dir, case.command, &media);
-        let index = format!("{number}-index.mp4");
+        let (media, index) = (format!("{number}.mp4"), format!("{number}-index.mp4"));
+        run(&dir, case.command, &media);
         for arguments in [vec!["index", "-o", &index, &media], vec!["verify-index", &index]] {
-            let output = Command::new(env!("CARGO_BIN_EXE_uspcache")).args(arguments).current_dir(dir).output();
+            let output = Command::new(env!("CARGO_BIN_EXE_uspcache")).args(arguments).current_dir(&dir).output();
             let output = output.expect("it runs");
             assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
         }
+    }
+    dir
+});
+
+#[test]
+fn packets_through_an_index_are_those_of_the_media() {
+    let dir = MADE.as_path();
+    for (number, case) in CASES.iter().enumerate() {
+        let (media, index) = (format!("{number}.mp4"), format!("{number}-index.mp4"));
         let composite = format!("{number}-composite.mp4");
         let bytes =
             composed(&fs::read(dir.join(&media)).expect("it was made"), &fs::read(dir.join(&index)).expect("it too"));

@@ -8,5 +8,6 @@ mod golden;
 mod hostile;
 mod made;
 mod manifest;
+mod prepare;
 mod reading;
 mod rows;

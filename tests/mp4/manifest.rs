@@ -82,7 +82,7 @@ fn the_manifest_of_the_films_indexes_is_the_one_that_was_written_by_hand() {
     let rates: Vec<_> = ours.iter().map(|track| track.attribute("systemBitrate")).collect();
     assert_eq!(rates, ["64000", "149000", "298000"]);
     let text = fs::read_to_string(dir.path().join("film.ism")).expect("it was made");
-    let head = "  <head>\n    <meta name=\"clientManifestRelativePath\" content=\"film.ismc\" />\n    <meta name=\"creator\" content=\"uspcache ";
+    let head = "  <head>\n    <meta name=\"clientManifestRelativePath\" content=\"film.ismc\" />\n    <meta name=\"creator\" content=\"uspcache\" />\n  </head>\n";
     assert!(text.contains(head), "{text}");
 }
 
@@ -95,7 +95,6 @@ fn the_manifest_in_the_documentation_is_what_is_written() {
     let docs = include_str!("../../docs/server-manifest.md");
     let example = docs.lines().skip_while(|line| !line.contains("<?xml")).map_while(|line| line.strip_prefix("    "));
     let want: String = example.map(|line| format!("{line}\n")).collect();
-    let want = want.replace("uspcache 0.1.0", concat!("uspcache ", env!("CARGO_PKG_VERSION")));
     assert_eq!(fs::read_to_string(dir.path().join("film.ism")).expect("it was made"), want);
 }
 

@@ -15,6 +15,7 @@ mod ls;
 mod manifest;
 mod mp4split;
 mod output;
+mod pages;
 mod place;
 mod prepare;
 mod progress;
@@ -64,6 +65,8 @@ enum Command {
     Manifest(manifest::Args),
     Mp4split(mp4split::Args),
     Prepare(prepare::Args),
+    #[command(hide = true)]
+    Pages(pages::Args),
 }
 
 fn main() -> Code {
@@ -92,6 +95,7 @@ fn run(command: &Command, out: &mut Out) -> Result<Code, Failure> {
         Command::Manifest(args) => manifest::run(args, out),
         Command::Mp4split(args) => mp4split::run(args, out),
         Command::Prepare(args) => prepare::run(args, out),
+        Command::Pages(args) => pages::run(args),
     }
 }
 

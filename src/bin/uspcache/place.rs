@@ -50,7 +50,7 @@ impl Place {
                 if is_file { Self::object(bucket, name, storage) } else { Err(refused()) }
             }
             Some("http" | "https") => {
-                let key = url::whole(typed)?;
+                let key = url::object(typed)?;
                 if url::is_signed(typed) {
                     let what =
                         "is signed; leave the signature out, and give the keys in the environment (AWS_ACCESS_KEY_ID)";
@@ -66,7 +66,7 @@ impl Place {
     /// The object with that name in `bucket`.
     pub fn object(bucket: &str, name: &str, storage: &Storage) -> Result<Self, Failure> {
         let root = storage.bucket_url(bucket)?;
-        let key = url::whole(format!("{}{}", root.url(), url::escaped(name)).as_ref())?;
+        let key = url::object(format!("{}{}", root.url(), url::escaped(name)).as_ref())?;
         Ok(Self::Object(Object { key: key.into(), bucket: Some(bucket.to_owned()), root_len: root.url().len() }))
     }
 

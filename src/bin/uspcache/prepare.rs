@@ -210,22 +210,10 @@ impl Preparer<'_> {
         let storage = &self.storage;
         let (place, output) = (self.tree.place(&media.path, storage)?, self.tree.place(path, storage)?);
         let location = output.reference(&place, &place)?;
-        if directory.has(path) {
-            let bytes = output.read(storage, INDEX_LEN_MAX).map_err(|e| Failure::plain(&output, e))?;
-            let told = told(&bytes, &location, media.len, media.etag.as_deref());
-            let fits = match told {
-                Ok(Told::Fits) => true,
-                Ok(Told::Nothing) => verify(&bytes, |_| place.open(storage)).is_ok_and(|misfits| misfits.is_empty()),
-                Ok(Told::Changed) => false,
-                Ok(Told::Other) | Err(_) if self.args.force => false,
-                Ok(Told::Other) | Err(_) => {
-                    let why = format!("is no index of {place}; remove it, or have it replaced by --force");
-                    return Ok((Done::Refused, Some(why), None));
-                }
-            };
-            if fits {
-                return Ok((Done::Kept, None, Some(bytes)));
-            }
+        if directory.has(path)
+            && let Some(came) = self.had(&output, media, &place, &location)?
+        {
+            return Ok(came);
         }
         let opened = place.open(storage).map_err(|e| Failure::plain(&place, e))?;
         match is_fragmented(&*opened) {
@@ -243,6 +231,22 @@ impl Preparer<'_> {
         Ok((Done::Made, None, Some(bytes)))
     }
 
+    /// What is to be said of the index that is there; `None` where it is to be made anew.
+    fn had(&self, output: &Place, media: &Listed, place: &Place, location: &str) -> Result<Option<Came>, Failure> {
+        let bytes = output.read(&self.storage, INDEX_LEN_MAX).map_err(|e| Failure::plain(output, e))?;
+        let fits = match told(&bytes, location, media.len, media.etag.as_deref()) {
+            Ok(Told::Fits) => true,
+            Ok(Told::Nothing) => verify(&bytes, |_| place.open(&self.storage)).is_ok_and(|misfits| misfits.is_empty()),
+            Ok(Told::Changed) => false,
+            Ok(Told::Other) | Err(_) if self.args.force => false,
+            Ok(Told::Other) | Err(_) => {
+                let why = format!("is no index of {place}; remove it, or have it replaced by --force");
+                return Ok(Some((Done::Refused, Some(why), None)));
+            }
+        };
+        Ok(fits.then_some((Done::Kept, None, Some(bytes))))
+    }
+
     /// Sees to the manifest of the directory, which is to lie at `path` or is there under another name.
     fn manifest(
         &self,
@@ -252,24 +256,16 @@ impl Preparer<'_> {
     ) -> Result<(String, Came), Failure> {
         let output = self.tree.place(&path, &self.storage)?;
         let want = self.wanted(&output, indexes)?;
-        let names_all = |manifest: &Manifest| {
-            want.tracks.iter().all(|track| manifest.tracks.iter().any(|other| other.src == track.src))
-        };
         for there in directory.manifests() {
             let bytes = self.tree.place(&there.path, &self.storage)?.read(&self.storage, MANIFEST_LEN_MAX as u64);
-            let had = bytes.ok().and_then(|bytes| Some((read_manifest(&bytes).ok()?, bytes)));
-            let is_ours = |(had, bytes): &(Manifest, Vec<u8>)| had.write().as_ref() == Ok(bytes);
-            let fits = match &had {
-                Some(had) if there.path == path && is_ours(had) => had.0 == want,
-                Some((had, _)) => names_all(had),
-                None => false,
-            };
-            if fits {
-                return Ok((there.path.clone(), (Done::Kept, None, None)));
-            }
-            if there.path == path && !self.args.force && !had.is_some_and(|had| is_ours(&had)) {
-                let why = "is somebody else's and does not name all indexes beside it; add them, or have it replaced by --force";
-                return Ok((path, (Done::Refused, Some(why.into()), None)));
+            let is_own_name = there.path == path;
+            match bytes.map_or(Standing::Unfit, |bytes| standing(&bytes, &want, is_own_name)) {
+                Standing::Fits => return Ok((there.path.clone(), (Done::Kept, None, None))),
+                Standing::Unfit if is_own_name && !self.args.force => {
+                    let why = "is somebody else's and does not name all indexes beside it; add them, or have it replaced by --force";
+                    return Ok((path, (Done::Refused, Some(why.into()), None)));
+                }
+                Standing::Ours | Standing::Unfit => {}
             }
         }
         if self.args.dry_run {
@@ -290,6 +286,27 @@ impl Preparer<'_> {
         }
         arrange(&mut tracks);
         Ok(Manifest { client_manifest: Some(manifest::client_manifest(output)?), tracks })
+    }
+}
+
+/// How a manifest that is there stands to the one that is wanted.
+enum Standing {
+    /// It says the same; or it is somebody else's, or of another name, and names all that it should.
+    Fits,
+    /// It says something else, and nobody has touched it since it was written.
+    Ours,
+    /// It is somebody else's, and lacks something.
+    Unfit,
+}
+
+fn standing(bytes: &[u8], want: &Manifest, is_own_name: bool) -> Standing {
+    let Ok(had) = read_manifest(bytes) else { return Standing::Unfit };
+    let names = |src: &str| had.tracks.iter().any(|track| track.src == src);
+    match () {
+        () if had == *want => Standing::Fits,
+        () if is_own_name && had.write().is_ok_and(|written| written == bytes) => Standing::Ours,
+        () if want.tracks.iter().all(|track| names(&track.src)) => Standing::Fits,
+        () => Standing::Unfit,
     }
 }
 

@@ -34,7 +34,7 @@ const MARGIN: Duration = Duration::from_secs(300);
 #[derive(clap::Args)]
 #[command(next_help_heading = "Storage")]
 pub struct Options {
-    /// The S3 server that s3:// names lie on, as in http://minio.example:9000; Amazon's if not given
+    /// The S3 server that s3:// names lie on, as in http://localhost:9000; Amazon's if not given
     #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
     endpoint: Option<String>,
     /// The buckets' region; if not given, that of the environment or the profile, or what storage tells

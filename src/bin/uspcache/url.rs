@@ -35,6 +35,14 @@ pub fn whole(typed: &OsStr) -> Result<Key, Failure> {
     key.map_err(|no_key| refused(typed, no_key))
 }
 
+/// The same of one object, whose path has no dot segments.
+pub fn object(typed: &OsStr) -> Result<Key, Failure> {
+    let filename = filename(typed);
+    let path = Upstream::parse(&filename).and_then(|upstream| upstream.decoded_path().map(drop));
+    path.map_err(|no_key| refused(typed, no_key))?;
+    whole(typed)
+}
+
 /// A name as the path of a URL.
 pub fn escaped(name: &str) -> String {
     let mut escaped = Vec::with_capacity(name.len());
