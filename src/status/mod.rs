@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod amounts;
 pub mod gather;
 pub mod page;
 mod plot;

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Snapshot;
-use super::page::{bytes, escaped, percent, time};
+use super::amounts::{bytes, escaped, percent, time};
 use crate::store::counters::table::{Kind, Measure};
 
 /// Rows of a name for programs, a name for people, and a value for each.
