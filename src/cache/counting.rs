@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Cache, Outcome, Reason};
+use crate::store::counters::Own;
 use crate::store::counters::table::{Kind, Measure};
 use crate::store::format::BLOCK_LEN;
 
@@ -13,8 +14,8 @@ use crate::store::format::BLOCK_LEN;
 const PACED_LEN_MIN: u64 = BLOCK_LEN / 4;
 
 impl Cache {
-    /// Counts an answer, and how long it took since its request `came`, until it is handed over.
-    pub fn count_answer(&self, outcome: Outcome, came: Instant) {
+    /// Counts an answer, and how long it took since its request `came`, until it is handed over; gives where its bytes are counted.
+    pub fn count_answer(&self, outcome: Outcome, came: Instant) -> Own<'_> {
         let own = self.store.counters().own();
         let (hit, measure) = match outcome {
             Outcome::Hit { .. } => (Some(0), Measure::Hit),
@@ -25,11 +26,7 @@ impl Cache {
         };
         own.add(Kind::Requests, hit.unwrap_or_else(|| Kind::Requests.named(outcome.word())), 1);
         own.took(measure, came.elapsed());
-    }
-
-    /// Counts the bytes of an answer that was handed over.
-    pub fn count_served(&self, len: u64) {
-        self.store.counters().add(Kind::ServedBytes, len);
+        own
     }
 
     /// Counts a request that is left to mod_proxy.

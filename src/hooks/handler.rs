@@ -18,6 +18,7 @@ use crate::module::{Config, usp_storage_cache_module};
 use crate::semantics::line::Line;
 use crate::semantics::range::{self, Asked};
 use crate::store::Version;
+use crate::store::counters::table::Kind;
 
 /// From this length on a whole object goes to an outside client by `sendfile` (docs/performance.md).
 const SENDFILE_LEN_MIN: u64 = 512 * 1024;
@@ -165,14 +166,14 @@ fn serve<T: Bytes>(
     set_fields(request, version, outcome);
     trace(request, |line| line.write_str(&String::from_utf8_lossy(outcome.cache_status().as_bytes())));
     tally::count(request, outcome);
-    cache.count_answer(outcome, ours.came);
+    let counted = cache.count_answer(outcome, ours.came);
     let answer = match ours.is_sub {
         true => serve_sub(request, ours, bytes, version.len()),
         false => serve_main(request, cache, ours, bytes, version),
     };
     if answer == Answer::Ok {
         let part = needed(wanted(request, ours), ours, version);
-        cache.count_served(part.end - part.start);
+        counted.add(Kind::ServedBytes, 0, part.end - part.start);
     }
     answer
 }

@@ -212,7 +212,8 @@ impl Own<'_> {
 
     /// Counts a time.
     pub fn took(self, measure: Measure, time: Duration) {
-        self.measured(measure, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let nanos = time.as_secs().saturating_mul(1_000_000_000);
+        self.measured(measure, nanos.saturating_add(time.subsec_nanos().into()));
     }
 }
 
