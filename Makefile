@@ -65,8 +65,10 @@ test-deb: ## Install, upgrade under load, remove and purge the Debian package, o
 	DEB_BUILD_OPTIONS=noautodbgsym $(MAKE) deb DEB_DIR=target/package/new DEB_VERSION=$(DEB_VERSION)+next
 	tests/package target/package/old/$(PACKAGE)_*.deb target/package/new/$(PACKAGE)_*.deb
 
-soak: ## As test, with full counts, and test-deb
+soak: ## As test, with full counts, the status page in a browser, and test-deb
 	USC_SOAK=1 $(MAKE) test
+	tests/setup page
+	tests/with-s3 $(CARGO) test --release --test httpd -- --ignored status_page
 	$(MAKE) test-deb
 
 check: ## Format, lints with and without httpd, tests without httpd, docs

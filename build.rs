@@ -16,7 +16,7 @@ mod httpd {
         ap_set_content_type|ap_set_content_length|ap_server_root_relative|ap_state_query|ap_mpm_query|ap_satisfies|ap_method_(register|number_of)|ap_find_command_in_modules|\
         apr_table_(get|setn|addn|unset|elts)|apr_optional_hook_add|apr_palloc|apr_pool_cleanup_(register|null)|\
         apr_brigade_create|apr_bucket_(alloc|free|eos_create|flush_create|file_create|shared_make|shared_destroy|shared_split|shared_copy|setaside_noop)|\
-        apr_os_file_put|apr_sockaddr_ip_getbuf";
+        ap_rwrite|apr_os_file_put|apr_sockaddr_ip_getbuf";
     const TYPES: &str = "module|command_rec|request_rec|server_rec|cmd_parms|ap_filter_t|ap_filter_type|ap_listen_rec|unixd_config_rec|apr_bucket_refcount|apr_table_entry_t";
     const VALUES: &str = "MODULE_MAGIC_.*|RSRC_CONF|ACCESS_CONF|OR_AUTHCFG|SATISFY_ANY|M_INVALID|OK|DECLINED|DONE|M_GET|PROXYREQ_.*|APR_HOOK_.*|APLOG_.*|\
         AP_FILTER_ERROR|AP_SQ_.*|AP_SQ_MAIN_STATE|AP_MPMQ_.*|APR_SUCCESS|APR_EGENERAL|ap_listeners|ap_top_module|ap_unixd_config|\

@@ -12,6 +12,8 @@
 //!    server manifest names, which is fetched ahead.
 //! 6. [`ffi`]: the only door to C.
 //!
+//! [`status`] shows what the host's children count and what the store holds.
+//!
 //! [`mp4`] makes the index MP4s that are served, for the CLI; the module has no part in it.
 //!
 //! Without the feature `httpd` everything but the module itself builds and is tested: [`module`], [`hooks`] and
@@ -30,4 +32,5 @@ pub mod manifest;
 pub mod module;
 pub mod mp4;
 pub mod semantics;
+pub mod status;
 pub mod store;

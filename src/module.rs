@@ -13,6 +13,7 @@ use crate::hooks::invalidate::Invalidate;
 use crate::hooks::life::{Begin, Prepare, Stop};
 use crate::hooks::pass::Sign;
 use crate::hooks::purge::Methods;
+use crate::hooks::status::{Section as StatusLines, Status};
 use crate::hooks::tally::Note;
 use crate::store::now_ms;
 
@@ -51,6 +52,8 @@ extern "C" fn register_hooks(_: *mut sys::apr_pool_t) {
         hook::child_init::<Begin>();
         hook::child_stopping::<Stop>();
         hook::content_handler::<Handler, _>(&SUCCESSORS);
+        hook::content_handler::<Status, _>(&SUCCESSORS);
+        hook::status_section::<StatusLines>();
         hook::answer_look::<Invalidate>();
         hook::proxy_fixups::<Sign>();
     });

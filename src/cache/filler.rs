@@ -29,6 +29,7 @@ use crate::semantics::freshness::{initial_age_secs, storable};
 use crate::semantics::range::{Asked, ByteRange};
 use crate::semantics::validation::{Validators, is_strong, selects, updated, vouches_for};
 use crate::store::connections::{Connection, Use};
+use crate::store::counters::table::Kind as Counted;
 use crate::store::fill::Landing;
 use crate::store::format::{BLOCK_LEN, Meta, PurgeMark};
 use crate::store::{Fill, KeyLock, Version, spawn_quietly, sys};
@@ -126,12 +127,15 @@ impl Filler {
     /// Fetches the object, and tells those who wait.
     pub(super) fn run(self) {
         let begun = Instant::now();
+        let counters = self.lock.store().counters();
+        counters.add(Counted::FillsBegun, 1);
         let mut fill = None;
         // A panic shall not leave the key locked, nor those waiting who wait.
         let done = catch_unwind(AssertUnwindSafe(|| self.fill(&mut fill)));
         let done = done.unwrap_or_else(|_| Err(Failure::Broken("a panic: see above".into())));
         match &done {
             Ok(Done::Filled(version)) => {
+                counters.add(Counted::FillsCompleted, 1);
                 let (url, len, took) = (self.order.key.url(), version.len(), begun.elapsed());
                 let line = format!("filled {url} ({len} bytes in {:.3} s)", took.as_secs_f64());
                 self.cache.report(ReportLevel::Info, line);
@@ -140,8 +144,10 @@ impl Filler {
                 // Nobody else reads it before: who began the fill looks at it when it is woken.
                 let _ = self.unsatisfiable.set(*len);
             }
-            Ok(Done::Nothing | Done::Vouched) => {}
+            Ok(Done::Vouched) => counters.add(Counted::Revalidations, 1),
+            Ok(Done::Nothing) => {}
             Err(failure) => {
+                counters.add_named(Counted::FillsFailed, failure.word());
                 self.cache.fail(&self.order, failure);
                 settle(fill, failure);
             }
@@ -347,7 +353,14 @@ impl Filler {
     pub(super) fn land(&self, fill: &Fill, arrival: Arrival) -> Result<(), Failure> {
         let Arrival { answer, from, to, connection: _connection } = arrival;
         let mut landing = Landing::new(fill, from);
-        let landed = answer.body.copy(to - from, |piece| landing.write(piece));
+        let (begun, counters) = (Instant::now(), self.lock.store().counters());
+        let landed = answer.body.copy(to - from, |piece| {
+            counters.add(Counted::FetchedBytes, piece.len() as u64);
+            landing.write(piece)
+        });
+        if landed.is_ok() {
+            self.cache.count_body(to - from, begun.elapsed());
+        }
         if let Err(failure) = &landed {
             self.judge(Some(failure));
         }
@@ -363,6 +376,7 @@ impl Filler {
         if len != fill.version().len() || answer.field("etag") != fill.version().field("etag") {
             return Err(Failure::Changed);
         }
+        self.lock.store().counters().add(Counted::FetchedBytes, len);
         if !verify::is_same(fill.version(), answer.body)? {
             return Err(Failure::Checksum(which));
         }

@@ -14,6 +14,7 @@
 
 mod background;
 pub mod breaker;
+mod counting;
 mod filler;
 pub mod key;
 pub mod notes;
@@ -45,6 +46,7 @@ use crate::fetch::{Client, Failure, Rules};
 use crate::semantics::freshness::{Lifetimes, Policy, Times};
 use crate::semantics::range::Asked;
 use crate::store::connections::Connections;
+use crate::store::counters::table::Kind;
 use crate::store::held::Held;
 pub use crate::store::now_ms;
 use crate::store::{Leader, Name, Purge, Store, Version, spawn_quietly, sys};
@@ -229,6 +231,7 @@ impl Cache {
 
     /// Removes an entry of which a block is damaged; the next look is a miss.
     pub fn discard(&self, key: &Key, entry: &Arc<Version>) {
+        self.store.counters().add(Kind::Damaged, 1);
         self.held.remove(key.as_bytes(), entry);
         let done = match self.store.discard(entry.name(), entry.identity()) {
             Ok(true) => "removed".to_owned(),
@@ -251,7 +254,14 @@ impl Cache {
     }
 
     /// Waits until no fill is under way, for `most` at the longest.
+    ///
+    /// What was counted is in the host's counters then.
     pub fn finish(&self, most: Duration) {
+        self.wait_for_fills(most);
+        self.store.counters().flush();
+    }
+
+    fn wait_for_fills(&self, most: Duration) {
         let until = Instant::now() + most;
         loop {
             let fills = self.fills.load(Ordering::Acquire);
@@ -340,7 +350,8 @@ impl Cache {
     /// Looks after the cache once a second, in threads that end with it. Without them nobody is the worse for it but the disk:
     /// entries make room in the order in which they were filled, and what was removed stays mapped.
     fn begin_to_tick(self: &Arc<Self>) {
-        if self.has_threads.swap(true, Ordering::Relaxed) {
+        // A line of the processor's cache that nobody writes is everybody's.
+        if self.has_threads.load(Ordering::Relaxed) || self.has_threads.swap(true, Ordering::Relaxed) {
             return;
         }
         let mut leader = Leader::new();
@@ -369,6 +380,7 @@ impl Cache {
 
     fn tick(self: &Arc<Self>, tick: u64) {
         self.held.retain(|entry| entry.is_current());
+        self.store.counters().flush();
         self.keyring.tick();
         for report in self.keyring.reports() {
             let level = if report.is_warning { ReportLevel::Warning } else { ReportLevel::Notice };
@@ -379,6 +391,8 @@ impl Cache {
                 self.held.retain(|_| false);
             }
             self.held.retain(|entry| self.store.look_again(entry));
+            // Without the file nothing is lost but what nobody can see.
+            let _ = self.store.refresh_counters();
         }
         // What cannot be looked at now is a second later.
         for (url, scope) in self.store.left_fills().unwrap_or_default() {

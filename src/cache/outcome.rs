@@ -44,6 +44,20 @@ pub enum Outcome {
 pub type CacheStatus = Line<96>;
 
 impl Outcome {
+    /// One word for it, by which it is counted.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hit { .. } => "hit",
+            Self::Filled { .. } => "miss",
+            Self::Collapsed { .. } => "collapsed",
+            Self::Revalidated { .. } => "revalidated",
+            Self::Stale { is_error: false, .. } => "stale",
+            Self::Stale { is_error: true, .. } => "stale-if-error",
+            Self::Unsatisfiable => "unsatisfiable",
+            Self::Absent => "absent",
+        }
+    }
+
     /// The value of `Cache-Status`.
     pub fn cache_status(self) -> CacheStatus {
         let mut line = CacheStatus::new();
@@ -153,9 +167,10 @@ pub enum Reason {
     Stopping,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Reason {
+    /// One word for it, by which it is counted.
+    pub fn word(self) -> &'static str {
+        match self {
             Self::OwnServer => "own-server",
             Self::Socket => "socket",
             Self::PreservedHost => "preserved-host",
@@ -176,7 +191,13 @@ impl fmt::Display for Reason {
             Self::NoLength => "no-length",
             Self::Store => "store",
             Self::Stopping => "stopping",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 

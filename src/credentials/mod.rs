@@ -30,8 +30,8 @@ pub use identity::{Identity, chain};
 pub use table::{Record, Table};
 
 use crate::config::signing;
-use crate::store::control::random;
 use crate::store::lock::ByteLock;
+use crate::store::shared_file::random;
 use crate::store::{Store, now_ms, spawn_quietly, sys};
 use chain::Trouble;
 use table::{SLOTS, Slot};

@@ -25,10 +25,10 @@ use rustix::io::Errno;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Keys;
-use crate::store::control::random;
 use crate::store::format::PAGE_LEN;
 use crate::store::lock::CREDENTIALS;
 use crate::store::map::SharedWords;
+use crate::store::shared_file::random;
 
 /// Identities that a configuration can name.
 pub const SLOTS: u64 = 64;

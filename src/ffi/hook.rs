@@ -82,6 +82,12 @@ pub trait ProxyFixups {
     fn run(request: &Request<'_>);
 }
 
+/// Writes a section of mod_status's page.
+pub trait StatusSection {
+    /// HTML, or lines `Key: value` for programs.
+    fn text(is_for_programs: bool) -> String;
+}
+
 /// A list of module names for the order of hooks. `N` counts the end mark.
 #[repr(transparent)]
 pub struct ModuleNames<const N: usize>([*const c_char; N]);
@@ -141,6 +147,17 @@ pub fn proxy_fixups<H: ProxyFixups>() {
 pub fn pre_config<H: PreConfig>() {
     // SAFETY: called while httpd registers hooks.
     unsafe { sys::ap_hook_pre_config(Some(before_config::<H>), null(), null(), sys::APR_HOOK_MIDDLE) };
+}
+
+/// Has `H` write a section of mod_status's page, if mod_status is there: the hook is known to APR by its name alone
+/// (mod_status.c, `APR_IMPLEMENT_OPTIONAL_HOOK_RUN_ALL(ap, STATUS, int, status_hook`).
+pub fn status_section<H: StatusSection>() {
+    type Hook = unsafe extern "C" fn(*mut sys::request_rec, c_int) -> c_int;
+    type Any = unsafe extern "C" fn();
+    // SAFETY: mod_status calls what is registered under this name as a `Hook` (mod_status.h).
+    let hook = unsafe { std::mem::transmute::<Hook, Any>(write_section::<H>) };
+    // SAFETY: called while httpd registers hooks; the name is static.
+    unsafe { sys::apr_optional_hook_add(c"status_hook".as_ptr(), Some(hook), null(), null(), sys::APR_HOOK_MIDDLE) };
 }
 
 /// Runs `H` after the configuration was read.
@@ -212,6 +229,19 @@ unsafe extern "C" fn before_config<H: PreConfig>(
     guard::catch(Answer::Status(500).into_raw(), || {
         // SAFETY: httpd passes the configuration's pool.
         H::run(unsafe { Pool::from_raw(conf) });
+        sys::OK
+    })
+}
+
+/// mod_status's flag for `?auto` (mod_status.h).
+const AP_STATUS_SHORT: c_int = 0x1;
+
+unsafe extern "C" fn write_section<H: StatusSection>(raw: *mut sys::request_rec, flags: c_int) -> c_int {
+    guard::catch(sys::OK, || {
+        let text = H::text(flags & AP_STATUS_SHORT != 0);
+        let len = c_int::try_from(text.len()).unwrap_or(0);
+        // SAFETY: mod_status passes the request that it answers, and the text has that many bytes.
+        unsafe { sys::ap_rwrite(text.as_ptr().cast(), len, raw) };
         sys::OK
     })
 }

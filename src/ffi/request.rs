@@ -66,6 +66,22 @@ impl<'hook> Request<'hook> {
         if path.is_null() { c"" } else { unsafe { CStr::from_ptr(path) } }
     }
 
+    /// The handler that the configuration names; empty where it names none.
+    pub fn handler(&self) -> &'hook CStr {
+        // SAFETY: as in `proxied`.
+        let handler = unsafe { (*self.raw()).handler };
+        // SAFETY: terminated where it is not null, and lives as long as the request.
+        if handler.is_null() { c"" } else { unsafe { CStr::from_ptr(handler) } }
+    }
+
+    /// The query, without its `?`; empty where there is none.
+    pub fn args(&self) -> &'hook [u8] {
+        // SAFETY: as in `proxied`.
+        let args = unsafe { (*self.raw()).args };
+        // SAFETY: terminated where it is not null, and lives in the request's pool.
+        if args.is_null() { b"" } else { unsafe { CStr::from_ptr(args) }.to_bytes() }
+    }
+
     /// Sets what it was translated to.
     pub fn set_filename(&self, filename: &'hook CStr) {
         // SAFETY: `raw` is valid by the type's invariant, and the text lives as long; httpd changes no file name in place.

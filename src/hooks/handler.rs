@@ -18,6 +18,7 @@ use crate::module::{Config, usp_storage_cache_module};
 use crate::semantics::line::Line;
 use crate::semantics::range::{self, Asked};
 use crate::store::Version;
+use crate::store::counters::table::Kind;
 
 /// From this length on a whole object goes to an outside client by `sendfile` (docs/performance.md).
 const SENDFILE_LEN_MIN: u64 = 512 * 1024;
@@ -71,7 +72,7 @@ fn look(
         }
         Err(why) => {
             match why {
-                NotOurs::Passed(_) => tally::count_bypass(request),
+                NotOurs::Passed(reason) => count_pass(request, reason),
                 NotOurs::Method => invalidate::watch(request, section, child),
                 _ => {}
             }
@@ -128,10 +129,10 @@ fn answer(request: &Request<'_>, section: &Section<'_>, child: &Child, ours: &Re
             Found::Absent(_) if !ours.is_sub && request.headers_in().get(c"Authorization").is_some() => {
                 return pass(request, Reason::NotFound);
             }
-            Found::Unsatisfiable(len) if ours.is_sub => return unsatisfiable(request, len),
+            Found::Unsatisfiable(len) if ours.is_sub => return unsatisfiable(request, cache, ours, len),
             // httpd makes no 416 of its own without the object.
             Found::Unsatisfiable(_) => return pass(request, Reason::Unsatisfiable),
-            Found::Absent(status) => return absent(request, status),
+            Found::Absent(status) => return absent(request, cache, ours, status),
             Found::Pass(reason) => return pass(request, reason),
         }
     }
@@ -170,10 +171,16 @@ fn serve<T: Bytes>(
     set_fields(request, version, outcome);
     trace(request, |line| line.write_str(&String::from_utf8_lossy(outcome.cache_status().as_bytes())));
     tally::count(request, outcome);
-    match ours.is_sub {
+    let counted = cache.count_answer(outcome, ours.came);
+    let answer = match ours.is_sub {
         true => serve_sub(request, ours, bytes, version.len()),
         false => serve_main(request, cache, ours, bytes, version),
+    };
+    if answer == Answer::Ok {
+        let part = needed(wanted(request, ours), ours, version);
+        counted.add(Kind::ServedBytes, 0, part.end - part.start);
     }
+    answer
 }
 
 /// A sub-request has no filter that slices, and httpd ignores its conditions, which are the client's (mod_proxy too).
@@ -266,22 +273,23 @@ fn send<T: Bytes>(request: &Request<'_>, body: Body<'_, T>, flush: bool) -> Answ
 }
 
 /// A range that selects nothing, of an object that is not held.
-fn unsatisfiable(request: &Request<'_>, len: u64) -> Answer {
+fn unsatisfiable(request: &Request<'_>, cache: &Cache, ours: &Recognised, len: u64) -> Answer {
     let mut content_range = Line::<80>::new();
     content_range.push("bytes */").push_number(len);
     request.headers_out().set(c"Content-Range", request.pool().text(content_range.as_bytes()));
-    nothing(request, 416, Outcome::Unsatisfiable)
+    nothing(request, cache, ours, (416, Outcome::Unsatisfiable))
 }
 
 /// Storage's own status for an object that it said is not there, a moment ago.
-fn absent(request: &Request<'_>, status: u16) -> Answer {
+fn absent(request: &Request<'_>, cache: &Cache, ours: &Recognised, status: u16) -> Answer {
     trace(request, |line| write!(line, "absent ({status}), as storage said a moment ago"));
-    nothing(request, status, Outcome::Absent)
+    nothing(request, cache, ours, (status, Outcome::Absent))
 }
 
 /// An answer without a body.
-fn nothing(request: &Request<'_>, status: u16, outcome: Outcome) -> Answer {
+fn nothing(request: &Request<'_>, cache: &Cache, ours: &Recognised, (status, outcome): (u16, Outcome)) -> Answer {
     tally::count(request, outcome);
+    cache.count_answer(outcome, ours.came);
     request.headers_out().set(c"Cache-Status", request.pool().text(outcome.cache_status().as_bytes()));
     request.set_status(status);
     request.set_content_length(0);
@@ -291,8 +299,15 @@ fn nothing(request: &Request<'_>, status: u16, outcome: Outcome) -> Answer {
 /// Leaves the request, untouched, to mod_proxy.
 fn pass(request: &Request<'_>, reason: Reason) -> Answer {
     trace(request, |line| write!(line, "left to mod_proxy: {reason}"));
-    tally::count_bypass(request);
+    count_pass(request, reason);
     Answer::Declined
+}
+
+fn count_pass(request: &Request<'_>, reason: Reason) {
+    tally::count_bypass(request);
+    if let Some(cache) = CHILD.get().and_then(|child| child.cache.as_ref()) {
+        cache.count_pass(reason);
+    }
 }
 
 /// Writes down what fills of this child have to say.

@@ -97,6 +97,7 @@ impl ChildStopping for Stop {
         if !child.has_threads {
             // This is a signal handler: the child ends without waiting for anybody.
             leave_all();
+            child.cache.iter().for_each(|cache| cache.store().counters().flush_if_free());
         } else if !is_graceful && let Some(cache) = &child.cache {
             cache.stop();
         }

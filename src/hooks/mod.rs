@@ -8,6 +8,7 @@ pub mod life;
 pub mod pass;
 pub mod purge;
 pub mod recognise;
+pub mod status;
 pub mod tally;
 
 use std::sync::Arc;

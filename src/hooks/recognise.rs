@@ -1,6 +1,7 @@
 //! Which requests are ours (docs/architecture.md, "Who asks").
 
 use std::fmt;
+use std::time::Instant;
 
 use super::Child;
 use crate::cache::Reason;
@@ -20,6 +21,8 @@ pub struct Recognised {
     pub is_sub: bool,
     /// Whether only the head is wanted.
     pub is_head: bool,
+    /// When it came to us.
+    pub came: Instant,
 }
 
 /// Why a request is left alone.
@@ -64,7 +67,7 @@ pub fn recognise(
     section: &Section<'_>,
     child: &Child,
 ) -> Result<Recognised, NotOurs> {
-    let is_head = request.is_head();
+    let (came, is_head) = (Instant::now(), request.is_head());
     if !is_head && request.method() != c"GET" {
         return Err(NotOurs::Method);
     }
@@ -84,7 +87,7 @@ pub fn recognise(
         NoKey::SubResource => NotOurs::Passed(Reason::SubResource),
         other => NotOurs::Url(other),
     })?;
-    let ours = Recognised { key, asked: asked(request, section, is_sub, is_head), is_sub, is_head };
+    let ours = Recognised { key, asked: asked(request, section, is_sub, is_head), is_sub, is_head, came };
     match passed(request, upstream, section, child, &ours) {
         Some(reason) => Err(NotOurs::Passed(reason)),
         None => Ok(ours),

@@ -15,29 +15,22 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
-use rustix::rand::GetRandomFlags;
 use sha2::{Digest as _, Sha256};
 
 use super::format::PurgeMark;
 use super::map::SharedWords;
-use super::{Identity, Name, lock, sys};
+use super::shared_file::{HEAD_LEN, Kind, Whole, random};
+use super::{Identity, Name, sys};
 
 /// The length of the file.
 pub const CONTROL_LEN: u64 = NOTES_AT + NOTES * NOTE_LEN;
 
 pub(super) const CONTROL: &str = "control";
-/// What half-made and damaged blocks are called ends in one of these.
-pub(super) const LEFTOVERS: [&str; 2] = [".new", ".old"];
 
 const MAGIC: &[u8; 8] = b"USPCNTRL";
 const FORMAT: u32 = 1;
-/// What is written once, when the block is made.
-const HEAD_LEN: usize = 64;
 const TAKEN_AT: u64 = 128;
 const ADDED_AT: u64 = 136;
 const COUNTED_AT: u64 = 144;
@@ -101,40 +94,33 @@ pub(super) struct Terms {
     pub(super) free_len_min: u64,
 }
 
-enum Found {
-    Absent,
-    Damaged,
-    Control(Control),
-}
+/// The file that the block is.
+const KIND: Kind = Kind {
+    name: CONTROL,
+    len: CONTROL_LEN,
+    new_head: || Ok(encode_head(random()?)),
+    is_head: |head| decode_head(head).is_some(),
+};
 
 impl Control {
     /// Opens the block below `v1`, and makes it where it is missing or damaged.
     ///
     /// Several may do so at a time and end with the same one. No two threads may with the same `locks`.
     pub fn open(v1: BorrowedFd<'_>, locks: &File) -> io::Result<Self> {
-        // Each turn fails only if somebody removes or damages what another one has just made.
-        for _ in 0..8 {
-            match find(v1)? {
-                Found::Control(control) => return Ok(control),
-                Found::Absent => make(v1)?,
-                Found::Damaged => set_aside(v1, locks)?,
-            }
-        }
-        Err(io::Error::other("the control block vanishes as soon as it is made"))
+        let whole = KIND.open(v1, locks)?;
+        Ok(Self::of(&whole, SharedWords::new(&whole.file, 0..CONTROL_LEN)?))
     }
 
     /// A copy of the block below `v1` as it stands, for who only looks: what is written to it, nobody sees. `None` where there
     /// is none, or a damaged one.
     pub(super) fn copy(v1: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME | OFlags::NONBLOCK;
-        let file = match rustix::fs::openat(v1, CONTROL, flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::NOENT | Errno::PERM | Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let Some((identity, incarnation)) = check(&file)? else { return Ok(None) };
-        let words = SharedWords::copy(&file, 0..CONTROL_LEN)?;
-        Ok(Some(Self { words, identity, incarnation, boot: boot() }))
+        let Some(whole) = KIND.look(v1)? else { return Ok(None) };
+        Ok(Some(Self::of(&whole, SharedWords::copy(&whole.file, 0..CONTROL_LEN)?)))
+    }
+
+    fn of(whole: &Whole, words: SharedWords) -> Self {
+        let incarnation = decode_head(&whole.head).expect("a head that was looked at");
+        Self { words, identity: whole.identity, incarnation, boot: boot() }
     }
 
     /// Which file it is.
@@ -330,72 +316,6 @@ fn ways(key: &[u8; 32]) -> impl Iterator<Item = u64> + use<> {
     (0..NOTE_WAYS).map(move |way| NOTES_AT + (bucket * NOTE_WAYS + way) * NOTE_LEN)
 }
 
-fn find(v1: BorrowedFd<'_>) -> io::Result<Found> {
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::openat(v1, CONTROL, flags, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::NOENT) => return Ok(Found::Absent),
-        Err(Errno::LOOP | Errno::ACCESS | Errno::PERM | Errno::ISDIR | Errno::NXIO) => return Ok(Found::Damaged),
-        Err(e) => return Err(e.into()),
-    };
-    let Some((identity, incarnation)) = check(&file)? else { return Ok(Found::Damaged) };
-    // A copy of a store can have holes.
-    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, CONTROL_LEN) {
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let words = SharedWords::new(&file, 0..CONTROL_LEN)?;
-    Ok(Found::Control(Control { words, identity, incarnation, boot: boot() }))
-}
-
-/// Which file it is, and its incarnation; `None` where it is no control block of ours.
-fn check(file: &File) -> io::Result<Option<(Identity, u64)>> {
-    let stat = rustix::fs::fstat(file)?;
-    let is_ours = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !is_ours || !is_file || u64::try_from(stat.st_size) != Ok(CONTROL_LEN) {
-        return Ok(None);
-    }
-    let mut head = [0; HEAD_LEN];
-    file.read_exact_at(&mut head, 0)?;
-    Ok(decode_head(&head).map(|incarnation| (Identity::of(&stat), incarnation)))
-}
-
-fn make(v1: BorrowedFd<'_>) -> io::Result<()> {
-    let name = format!("{CONTROL}-{:016x}.new", random()?);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(v1, &name, flags, Mode::RUSR | Mode::WUSR)?);
-    let made = write_whole(&file).and_then(|()| match rustix::fs::linkat(v1, &name, v1, CONTROL, AtFlags::empty()) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(e) => Err(e.into()),
-    });
-    // What stays is removed by the leader.
-    let _ = rustix::fs::unlinkat(v1, &name, AtFlags::empty());
-    made
-}
-
-fn write_whole(file: &File) -> io::Result<()> {
-    let len = usize::try_from(CONTROL_LEN).expect("a few MiB");
-    let mut bytes = vec![0; len];
-    bytes[..HEAD_LEN].copy_from_slice(&encode_head(random()?));
-    // Nothing is synced: what a power cut leaves is damaged, or whole but for words that count for one boot only.
-    file.write_all_at(&bytes, 0)
-}
-
-/// Moves a damaged block out of the way, unless somebody did so already and made another one.
-fn set_aside(v1: BorrowedFd<'_>, locks: &File) -> io::Result<()> {
-    sys::lock_byte(locks, lock::CONTROL)?;
-    let done = find(v1).and_then(|found| match found {
-        Found::Damaged => {
-            let old = format!("{CONTROL}-{:016x}.old", random()?);
-            Ok(rustix::fs::renameat(v1, CONTROL, v1, &old)?)
-        }
-        Found::Absent | Found::Control(_) => Ok(()),
-    });
-    sys::unlock_byte(locks, lock::CONTROL)?;
-    done
-}
-
 fn encode_head(incarnation: u64) -> [u8; HEAD_LEN] {
     let mut head = [0; HEAD_LEN];
     head[0..8].copy_from_slice(MAGIC);
@@ -417,13 +337,6 @@ fn decode_head(head: &[u8; HEAD_LEN]) -> Option<u64> {
 fn boot() -> u64 {
     let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     Sha256::digest(id).first_chunk().copied().map_or(1, u64::from_ne_bytes).max(1)
-}
-
-pub(crate) fn random() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    // As few as these come all at once (getrandom(2)).
-    rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
-    Ok(u64::from_ne_bytes(bytes))
 }
 
 #[cfg(test)]

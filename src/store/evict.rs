@@ -12,7 +12,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use rustix::fs::{AtFlags, Dir, Stat};
 use rustix::io::Errno;
 
-use super::control::{Control, random};
+use super::control::Control;
+use super::counters::table::Kind;
+use super::shared_file::random;
 use super::space::blocks_len;
 use super::{Identity, Name, Store, now_ms, open_dir};
 
@@ -167,12 +169,19 @@ impl Candidate {
             Rank::Entry => store.discard(&self.name, self.identity),
             Rank::OldFill | Rank::YoungFill => store.discard_fill(&self.name),
         };
-        if is_gone.unwrap_or(false) { self.len } else { 0 }
+        if !is_gone.unwrap_or(false) {
+            return 0;
+        }
+        if self.rank == Rank::Entry {
+            store.counters().add(Kind::EvictedEntries, 1);
+            store.counters().add(Kind::EvictedBytes, self.len);
+        }
+        self.len
     }
 }
 
 /// The names of all shards, in an order of chance.
-fn shuffled_shards() -> io::Result<Vec<String>> {
+pub(super) fn shuffled_shards() -> io::Result<Vec<String>> {
     let mut state = random()?;
     let mut shards: Vec<_> = (0..256).map(|n| format!("{n:02x}")).collect();
     for last in (1..shards.len()).rev() {

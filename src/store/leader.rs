@@ -14,9 +14,11 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use rustix::fs::{AtFlags, Dir};
 
-use super::control::{CONTROL, Control, LEFTOVERS};
+use super::control::{CONTROL, Control};
 use super::count::Count;
+use super::counters::COUNTERS;
 use super::format::PAGE_LEN;
+use super::shared_file::LEFTOVERS;
 use super::{Store, evict, lock, space};
 
 /// How long a count is believed, in milliseconds.
@@ -51,6 +53,7 @@ impl Leader {
         if !self.lead(store)? {
             return Ok(());
         }
+        store.counters().keep_minutes(now_ms);
         self.keep_count(store, now_ms)?;
         evict::remove_abandoned(store)?;
         remove_leftovers(store)?;
@@ -103,13 +106,13 @@ impl Leader {
     }
 }
 
-/// Removes what makers of control blocks have left behind.
+/// Removes what makers of files that all share have left behind.
 fn remove_leftovers(store: &Store) -> io::Result<()> {
     for file in Dir::read_from(store.v1.as_fd())? {
         let file = file?;
         let name = file.file_name();
-        let Some(text) = name.to_str().ok().and_then(|text| text.strip_prefix(CONTROL)) else { continue };
-        if text.starts_with('-')
+        let Ok(text) = name.to_str() else { continue };
+        if [CONTROL, COUNTERS].iter().any(|kind| text.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-')))
             && LEFTOVERS.iter().any(|end| text.ends_with(end))
             && rustix::fs::statat(&store.v1, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| evict::is_old(&stat))
         {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
+use super::counters::table::Kind;
 use super::map::Mapping;
 use super::version::{Place, Sought};
 use super::{Identity, Name, Opened, Store, Version, evict};
@@ -28,7 +29,10 @@ impl Store {
         match self.version(Place::Entries, Sought { name, url, scope })? {
             Opened::Absent => Ok(None),
             Opened::Version(entry) => Ok(Some(Arc::from(entry))),
-            Opened::Unusable(identity) => self.discard(name, identity).map(|_| None),
+            Opened::Unusable(identity) => {
+                self.counters().add(Kind::Damaged, 1);
+                self.discard(name, identity).map(|_| None)
+            }
         }
     }
 

@@ -12,11 +12,12 @@
 pub mod connections;
 pub mod control;
 mod count;
+pub mod counters;
 mod evict;
 pub mod fill;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "test data")]
-mod fixture;
+pub(crate) mod fixture;
 pub mod format;
 pub mod held;
 mod leader;
@@ -26,6 +27,7 @@ pub mod map;
 pub mod name;
 mod purge;
 pub mod record;
+pub(crate) mod shared_file;
 mod space;
 pub(crate) mod sys;
 pub mod version;
@@ -44,6 +46,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 pub use control::{Control, Noted, Slot};
+pub use counters::Counters;
 pub use fill::Fill;
 pub use leader::Leader;
 pub use lock::KeyLock;
@@ -78,6 +81,7 @@ pub struct Store {
     control: RwLock<Arc<Control>>,
     /// One thread at a time looks whether the control block was replaced.
     refreshing: Mutex<()>,
+    counters: Counters,
     space: space::Space,
 }
 
@@ -148,6 +152,8 @@ impl Store {
     pub fn open(root: &Path, limits: Limits) -> Result<Arc<Self>, Unfit> {
         let store = Self::over(root, Dirs::open(root, OFlags::RDWR | OFlags::CREATE)?, limits)?;
         store.space.put_terms(&store.control());
+        // Without a file nobody is the worse for it but who looks at the counters.
+        let _ = store.refresh_counters();
         Ok(store)
     }
 
@@ -171,6 +177,7 @@ impl Store {
             locked: Mutex::default(),
             control: RwLock::new(Arc::new(control)),
             refreshing: Mutex::default(),
+            counters: Counters::new(),
             space: space::Space::new(limits),
         }))
     }
@@ -178,6 +185,17 @@ impl Store {
     /// The words that all processes over the store share.
     pub fn control(&self) -> Arc<Control> {
         self.control.read().clone()
+    }
+
+    /// What is counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Looks whether the file of counters still lies at its path, and opens the one that does.
+    pub fn refresh_counters(&self) -> io::Result<()> {
+        let _alone = self.refreshing.lock();
+        self.counters.refresh(self.v1.as_fd(), &self.locks)
     }
 
     /// Looks whether the control block still lies at its path, and opens the one that does. Tells whether it is another

@@ -11,13 +11,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::record::Looked;
 use super::space::blocks_len;
 use super::version::Place;
-use super::{Control, Dirs, Name, Record, Unfit, evict, lock, open_dir, sys};
+use super::{Control, Dirs, Name, Record, Store, Unfit, evict, lock, open_dir, sys};
 
 /// Connections to storage that can be configured at most.
 const CONNECTIONS_MAX: u64 = 4096;
@@ -35,6 +35,16 @@ pub struct Seen {
     pub disk_len: u64,
 }
 
+/// Some of the entries' names.
+pub struct Sample {
+    /// The names.
+    pub names: Vec<Name>,
+    /// How many of the 256 shards they are from.
+    pub shards: u64,
+    /// Whether the last of these has more.
+    pub is_cut: bool,
+}
+
 /// What the control block says of the store's space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
@@ -50,6 +60,45 @@ impl Visit {
     /// Opens the store below `root`, which is this user's.
     pub fn open(root: &Path) -> Result<Self, Unfit> {
         Dirs::open(root, OFlags::RDONLY).map(Self)
+    }
+
+    /// The store of a process that serves, as others see it: of its own locks it knows nothing.
+    pub fn beside(store: &Store) -> io::Result<Self> {
+        let dir = |name| open_dir(store.v1.as_fd(), name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let locks = rustix::fs::openat(&store.v1, "locks", flags, Mode::empty())?.into();
+        Ok(Self(Dirs { v1: dir(".")?, entries: dir("entries")?, fills: dir("fills")?, locks }))
+    }
+
+    /// Names of entries, from shards chosen by chance: at least `enough` of them and at most `most`, unless there are fewer.
+    pub fn sample(&self, enough: usize, most: usize) -> io::Result<Sample> {
+        let mut sample = Sample { names: Vec::new(), shards: 0, is_cut: false };
+        for shard in evict::shuffled_shards()? {
+            if sample.names.len() >= enough {
+                return Ok(sample);
+            }
+            sample.shards += 1;
+            let dir = match open_dir(self.0.entries.as_fd(), &shard) {
+                Ok(dir) => dir,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            for file in Dir::read_from(&dir)? {
+                let name = file?.file_name().to_str().ok().and_then(Name::from_file);
+                sample.names.extend(name.filter(|name| name.shard() == shard));
+                if sample.names.len() == most {
+                    sample.is_cut = true;
+                    return Ok(sample);
+                }
+            }
+        }
+        Ok(sample)
+    }
+
+    /// Bytes that are free on the store's file system, and its size.
+    pub fn file_system(&self) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::fstatvfs(&self.0.v1)?;
+        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
     }
 
     /// The files of one of the 256 shards of entries.
@@ -132,7 +181,7 @@ impl Visit {
 mod tests {
     use super::*;
     use crate::store::fixture::{Site, name, open, publish_small};
-    use crate::store::{Leader, Purge, Store, now_ms};
+    use crate::store::{Leader, Purge, now_ms};
 
     fn visit(site: &Site) -> Visit {
         Visit::open(site.dir.path()).expect("a store")
@@ -149,6 +198,27 @@ mod tests {
         assert_eq!((copy.purges(slot), copy.incarnation()), (0, real.incarnation()));
         std::fs::write(site.path("control"), "short").expect("written");
         assert!(visit(&site).control().expect("an answer").is_none());
+    }
+
+    #[test]
+    fn a_sample_is_all_of_a_small_store_and_bounded_in_a_large_one() {
+        let site = Site::new();
+        (0..40).for_each(|n| publish_small(&site.store, n, n));
+        let beside = Visit::beside(&site.store).expect("it opens");
+        let whole = beside.sample(100, 200).expect("it can be read");
+        assert_eq!((whole.names.len(), whole.shards, whole.is_cut), (40, 256, false));
+        let some = beside.sample(10, 200).expect("it can be read");
+        assert!(some.names.len() >= 10 && some.shards < 256 && !some.is_cut, "{}", some.names.len());
+        let cut = beside.sample(10, 10).expect("it can be read");
+        assert_eq!((cut.names.len(), cut.is_cut), (10, true));
+    }
+
+    #[test]
+    fn who_serves_sees_its_own_locks_as_others_do() {
+        let site = Site::new();
+        let mut leader = Leader::new();
+        leader.tick(&site.store, now_ms()).expect("it leads");
+        assert!(Visit::beside(&site.store).and_then(|visit| visit.has_leader()).expect("an answer"));
     }
 
     #[test]

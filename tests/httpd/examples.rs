@@ -54,6 +54,15 @@ fn httpd_takes_every_example() {
 }
 
 #[test]
+fn the_example_of_the_status_answers_this_host() {
+    let httpd = Httpd::start(Conf::new(named("status.conf")).load("authz_host"));
+    for (query, begins) in [("", "<!DOCTYPE html>"), ("?format=json", "{"), ("?format=prometheus", "# HELP")] {
+        let answer = httpd.get(&format!("/storage-cache-status{query}"));
+        assert!(answer.status == 200 && answer.body.starts_with(begins.as_bytes()), "{query}: {}", answer.status);
+    }
+}
+
+#[test]
 fn the_example_of_path_style_plays_from_a_private_bucket_of_either_server() {
     for s3 in S3::both("example-path") {
         s3.put_film();

@@ -53,6 +53,8 @@ mod shared;
 mod signing;
 mod space;
 mod stale;
+mod status;
+mod status_page;
 mod tls;
 mod upstream;
 mod verified;

@@ -15,6 +15,7 @@ use crate::fetch::retry::Pauses;
 use crate::fetch::{Answer, Failure, Question, Rules, sigv4};
 use crate::semantics::validation::Validators;
 use crate::store::connections::{Connection, Use};
+use crate::store::counters::table::{Kind, Measure};
 
 impl Filler {
     /// Asks storage over one of the host's connections.
@@ -37,6 +38,9 @@ impl Filler {
                     answer.map(|answer| (answer, connection))
                 }
             };
+            if came.is_ok() {
+                self.lock.store().counters().own().took(Measure::FirstByte, begun.elapsed());
+            }
             if hedges && came.is_ok() {
                 // Where a second request was answered first, the first one takes longer still.
                 self.cache.hedges.took(key.authority(), begun.elapsed());
@@ -69,7 +73,11 @@ impl Filler {
         let again = || {
             // Nobody goes without a connection for it.
             let connection = self.cache.connections.take(Use::Bulk, Duration::ZERO, || true).ok().flatten()?;
-            self.cache.hedges.spend(key.authority()).then(|| ask(connection))
+            self.cache.hedges.spend(key.authority()).then(|| {
+                self.lock.store().counters().add(Kind::StorageHedges, 1);
+                self.lock.store().counters().add(Kind::StorageRequests, 1);
+                ask(connection)
+            })
         };
         let is_final = |came: &Result<_, Failure>| came.as_ref().err().is_none_or(|failure| !failure.passes());
         let came = first_of(ask(connection), late_after, again, is_final);
@@ -100,12 +108,15 @@ impl Filler {
         let mut pauses = Pauses::within(patience);
         loop {
             // Others may have the connection during a pause.
-            let came = ask(self.connection(what_for)?);
+            let connection = self.connection(what_for)?;
+            self.lock.store().counters().add(Kind::StorageRequests, 1);
+            let came = ask(connection);
             let pause = came.as_ref().err().and_then(|failure| pauses.next(failure));
             let Some(pause) = pause.filter(|_| !self.cache.is_stopping()) else {
                 self.judge(came.as_ref().err());
                 return came;
             };
+            self.lock.store().counters().add(Kind::StorageRetries, 1);
             std::thread::sleep(pause);
         }
     }
