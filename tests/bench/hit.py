@@ -1,4 +1,4 @@
-"""The instructions of a warm sub-request hit in the module's handler, with all that it calls, held against those that are stated: no noise moves them.
+"""The module's own instructions of a warm sub-request hit, held against those that are stated: no noise moves them.
 
 They change with the compiler too. Where a change of ours makes a hit dearer or cheaper by more than it may, the change
 says why, and states the new count here and in docs/performance.md.
@@ -34,9 +34,12 @@ def run(work, module):
             counted = measure.instructions(server, "INSIDE", path, wanted, HITS, ROUNDS)
             if "error" in counted:
                 raise SystemExit(f"hit: {counted['error']}")
-            is_met = abs(counted["handler"] / stated - 1) <= WITHIN
+            is_met = abs(counted["own"] / stated - 1) <= WITHIN
             missed += not is_met
-            print(f"hit: {name}: {counted['own']:.0f} instructions in the handler, stated {stated}: {'as stated' if is_met else 'NOT AS STATED'}")
+            print(
+                f"hit: {name}: {counted['own']:.0f} instructions in the module, stated {stated}: {'as stated' if is_met else 'NOT AS STATED'};"
+                f" {counted['handler']:.0f} with all that the handler calls, {counted['all']:.0f} in all"
+            )
     finally:
         for each in (server, storage):
             each.stop()
