@@ -46,7 +46,7 @@ fn with(text: String, rows: &[(&str, &str)]) -> String {
 #[test]
 fn httpd_takes_every_example() {
     let files: Vec<_> = fs::read_dir(EXAMPLES).expect("it is there").flatten().map(|file| file.path()).collect();
-    assert_eq!(files.len(), 7, "{files:?}");
+    assert_eq!(files.len(), 8, "{files:?}");
     for file in files {
         let (right, said) = check(&Conf::new(example(&file)).load("ssl").load("authz_host"));
         assert!(right, "{}: {said}", file.display());
