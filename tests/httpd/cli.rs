@@ -98,6 +98,7 @@ fn each_child_fetches_anew(mpm: Mpm) {
     let other = Object::new(content(31, BODY_LEN));
     site.storage.put(FILM, other.clone());
     assert!(all_hit(&ask()), "nobody knows yet");
+    site.httpd.settle();
     let purged = run(&site, &["purge", &url(&site, "/fi%6Cm.ism?x=1")]);
     assert_eq!((purged.code, purged.out.as_str()), (Some(0), "purged 1 entry\n"), "{purged:?}");
     for answer in ask() {
@@ -130,6 +131,7 @@ fn a_url_is_found_under_every_scope() {
     for key in ["ONE", "OTHER"] {
         assert_eq!(site.httpd.get(&format!("/{key}{FILM}")).cache_status(), STORED);
     }
+    site.httpd.settle();
     assert_eq!(site.httpd.entries().len(), 3);
     let film = url(&site, FILM);
     assert_eq!(run(&site, &["ls", "-l"]).out.lines().count(), 3);

@@ -74,6 +74,7 @@ fn a_prefix_never_ends_within_the_host() {
     );
     let site = Site { httpd: Httpd::start(Conf::new(Site::text(&storage, &lines))), storage };
     site.fill(FILM, Object::new("film"));
+    site.httpd.settle();
     for target in ["/short", "/short/"] {
         let answer = site.httpd.send(prefix(target));
         assert_eq!((answer.status, gone(&answer)), (404, (0, 0)), "{target}: {short} is not {host}");
@@ -111,6 +112,7 @@ fn an_object_goes_under_every_scope() {
     for key in ["ONE", "OTHER"] {
         assert_eq!(site.httpd.get(&format!("/{key}{FILM}")).cache_status(), STORED);
     }
+    site.httpd.settle();
     // Where one may purge, and another may not.
     site.httpd.send(purge(&format!("/ONE{FILM}")));
     assert_eq!(site.httpd.entries().len(), 3);
