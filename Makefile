@@ -48,7 +48,7 @@ run: ## Show it at work: S3 server, httpd, a miss, a hit, a range and a film
 
 test: ## Pass every test, against a real httpd and a real S3 server
 	tests/setup
-	$(CARGO) build --release
+	$(MAKE) all
 	$(CARGO) test --no-default-features
 	$(CARGO) test --no-default-features --test media_tools
 	tests/with-s3 $(CARGO) test --release --test httpd -- --test-threads=4
