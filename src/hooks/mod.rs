@@ -10,6 +10,7 @@ pub mod purge;
 pub mod recognise;
 pub mod status;
 pub mod tally;
+mod text;
 
 use std::sync::Arc;
 

@@ -5,16 +5,13 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
-use std::ops::Range;
-use std::sync::Arc;
 
-use super::Child;
 use super::recognise::has_body;
+use super::{Child, text};
 use crate::cache::key::{NoKey, Upstream};
 use crate::cache::purge::{Meant, Purged, candidates, prefix};
 use crate::config::Section;
 use crate::ffi::access::register_method;
-use crate::ffi::brigade::{Body, Bytes, Read};
 use crate::ffi::hook::{Answer, PreConfig};
 use crate::ffi::log::Level;
 use crate::ffi::pool::Pool;
@@ -112,24 +109,6 @@ fn refuse(request: &Request<'_>, status: u16, why: &str) -> Answer {
 }
 
 fn told(request: &Request<'_>, Purged { entries, fills }: Purged) -> Answer {
-    let text = format!("{{\"purged\":{entries},\"fills\":{fills}}}\n");
-    let part = 0..text.len() as u64;
-    request.set_status(if entries + fills > 0 { 200 } else { 404 });
-    request.set_content_type(c"application/json");
-    request.set_content_length(part.end);
-    match request.send(Body::Shared(&Arc::new(Text(text)), part), false) {
-        Ok(()) => Answer::Ok,
-        Err(not_sent) if not_sent.client_left => Answer::ClientLeft,
-        Err(_) => Answer::Broken,
-    }
-}
-
-struct Text(String);
-
-impl Bytes for Text {
-    fn read(&self, part: &Range<u64>, _: bool) -> Read<'_> {
-        let part = usize::try_from(part.start).ok().zip(usize::try_from(part.end).ok());
-        let bytes = part.and_then(|(start, end)| self.0.as_bytes().get(start..end));
-        bytes.map_or(Read::Broken, Read::Bytes)
-    }
+    let status = if entries + fills > 0 { 200 } else { 404 };
+    text::send(request, status, c"application/json", format!("{{\"purged\":{entries},\"fills\":{fills}}}\n"))
 }

@@ -1,12 +1,10 @@
 //! `SetHandler usp-storage-cache-status`, and our section of mod_status.
 
 use std::ffi::CStr;
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::CHILD;
+use super::{CHILD, text};
 use crate::cache::{self, Cache};
-use crate::ffi::brigade::{Body, Bytes, Read};
 use crate::ffi::hook::{Answer, ContentHandler, StatusSection};
 use crate::ffi::request::Request;
 use crate::status::{Snapshot, gather::gather, page, prometheus, section};
@@ -16,17 +14,6 @@ const NAME: &CStr = c"usp-storage-cache-status";
 
 /// Answers with the status, in the form that the query asks for.
 pub struct Status;
-
-/// A text of our own as a body.
-struct Text(String);
-
-impl Bytes for Text {
-    fn read(&self, part: &Range<u64>, _: bool) -> Read<'_> {
-        let part = usize::try_from(part.start).ok().zip(usize::try_from(part.end).ok());
-        let bytes = part.and_then(|(start, end)| self.0.as_bytes().get(start..end));
-        bytes.map_or(Read::Broken, Read::Bytes)
-    }
-}
 
 impl ContentHandler for Status {
     fn run(request: &Request<'_>) -> Answer {
@@ -84,15 +71,5 @@ fn send(request: &Request<'_>, status: u16, media_type: &'static CStr, text: Str
     fields.set(c"Cache-Control", c"no-store");
     fields.set(c"X-Content-Type-Options", c"nosniff");
     fields.set(c"Referrer-Policy", c"no-referrer");
-    request.set_status(status);
-    request.set_content_type(media_type);
-    let len = text.len() as u64;
-    request.set_content_length(len);
-    let text = Arc::new(Text(text));
-    let body = if request.is_head() { Body::Empty } else { Body::Shared(&text, 0..len) };
-    match request.send(body, false) {
-        Ok(()) => Answer::Ok,
-        Err(not_sent) if not_sent.client_left => Answer::ClientLeft,
-        Err(_) => Answer::Broken,
-    }
+    text::send(request, status, media_type, text)
 }
