@@ -265,11 +265,15 @@ pub enum RangeAnswer {
 
 /// The pattern of `UspStorageCacheMatch`, compiled.
 #[derive(Clone)]
-pub struct Match(Regex);
+pub struct Match {
+    regex: Regex,
+    /// What the default takes is told without the pattern, which costs as much as all else of a look-up.
+    is_default: bool,
+}
 
 impl PartialEq for Match {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
+        self.regex.as_str() == other.regex.as_str()
     }
 }
 
@@ -277,12 +281,13 @@ impl Match {
     /// Compiles `pattern`; the error says what the pattern lacks.
     pub fn new(pattern: &str) -> Result<Self, Invalid> {
         let error = |e: regex::Error| Invalid(format!("a regular expression ({DEFAULT_MATCH} for example): {e}"));
-        Regex::new(pattern).map(Self).map_err(error)
+        let regex = Regex::new(pattern).map_err(error)?;
+        Ok(Self { regex, is_default: pattern == DEFAULT_MATCH })
     }
 
     /// Whether the decoded path of an upstream URL is one that the store serves.
     pub fn is_match(&self, path: &[u8]) -> bool {
-        self.0.is_match(path)
+        if self.is_default { is_default_match(path) } else { self.regex.is_match(path) }
     }
 }
 
@@ -322,9 +327,9 @@ pub struct Section<'c> {
 }
 
 impl<'c> Section<'c> {
-    /// What holds in a section `inner` that lies in `outer`; `None` where it says nothing, so that `outer` holds.
-    pub fn merge(outer: &Self, inner: &Self) -> Option<Self> {
-        (*inner != Self::default()).then(|| Self {
+    /// What holds in a section `inner` that lies in `outer`.
+    pub fn merge(outer: &Self, inner: &Self) -> Self {
+        Self {
             enabled: inner.enabled.or(outer.enabled),
             matching: inner.matching.or(outer.matching),
             object_len_max: inner.object_len_max.or(outer.object_len_max),
@@ -355,7 +360,7 @@ impl<'c> Section<'c> {
             role_arn: inner.role_arn.or(outer.role_arn),
             role_session_name: inner.role_session_name.or(outer.role_session_name),
             role_duration: inner.role_duration.or(outer.role_duration),
-        })
+        }
     }
 
     /// Sets the pattern of `UspStorageCacheMatch`.
@@ -580,6 +585,12 @@ impl<'c> Host<'c> {
     }
 }
 
+/// What [`DEFAULT_MATCH`] says of `path`.
+fn is_default_match(path: &[u8]) -> bool {
+    let Some((_, [b'.', name @ ..])) = path.split_last_chunk::<4>() else { return false };
+    name.eq_ignore_ascii_case(b"ism") || name.eq_ignore_ascii_case(b"mp4")
+}
+
 fn put<T>(field: &mut Option<T>, value: Result<T, Invalid>) -> Result<(), Invalid> {
     *field = Some(value?);
     Ok(())
@@ -636,9 +647,8 @@ mod tests {
         for (name, value, want, default, shown) in rows {
             let (open, mut said) = (Section::default(), Section::default());
             set(&mut said, &mut Host::default(), name, value).expect(name);
-            let merged = Section::merge(&open, &said).expect(name);
-            assert_eq!([merged, said, open].map(|section| shown(&section)), [want, want, default], "{name} {value}");
-            assert!(Section::merge(&said, &open).is_none(), "{name} {value}");
+            let merged = [Section::merge(&open, &said), Section::merge(&said, &open), open];
+            assert_eq!(merged.map(|section| shown(&section)), [want, want, default], "{name} {value}");
         }
     }
 
@@ -646,7 +656,7 @@ mod tests {
     fn an_inner_section_overrides_only_what_it_sets() {
         let outer = Section { enabled: Some(true), expire: Some(10), ..Section::default() };
         let inner = Section { expire: Some(20), ..Section::default() };
-        let merged = Section::merge(&outer, &inner).expect("the inner one says something");
+        let merged = Section::merge(&outer, &inner);
         assert!(merged.enabled());
         assert_eq!(merged.expire_secs(), 20);
         assert_eq!(merged.timeout(), Duration::from_secs(10));
@@ -684,10 +694,20 @@ mod tests {
     #[test]
     fn the_default_match_takes_manifests_and_indexes_in_any_case() {
         let matching = Match::new(DEFAULT_MATCH).expect("the default is a valid pattern");
-        for (path, want) in
-            [("/a.ism", true), ("/a.ISM", true), ("/b.Mp4", true), ("/c.cmfv", false), ("/a.ism/x", false)]
-        {
-            assert_eq!(matching.is_match(path.as_bytes()), want, "{path}");
+        let rows: [(&[u8], bool); 10] = [
+            (b"/a.ism", true),
+            (b"/a.ISM", true),
+            (b"/b.Mp4", true),
+            (b".ism", true),
+            (b"/\xff.ism", true),
+            (b"/c.cmfv", false),
+            (b"/a.ism/x", false),
+            (b"/a.ism\n", false),
+            (b"/aism", false),
+            (b"ism", false),
+        ];
+        for (path, want) in rows {
+            assert_eq!([matching.is_match(path), matching.regex.is_match(path)], [want; 2], "{path:?}");
         }
         assert!(Match::new("(").is_err());
     }

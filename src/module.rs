@@ -75,7 +75,7 @@ impl Configuration for Config {
         Section::default()
     }
 
-    fn merge_sections<'c>(outer: &Self::Section<'c>, inner: &Self::Section<'c>) -> Option<Self::Section<'c>> {
+    fn merge_sections<'c>(outer: &Self::Section<'c>, inner: &Self::Section<'c>) -> Self::Section<'c> {
         Section::merge(outer, inner)
     }
 

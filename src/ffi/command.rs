@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr::{NonNull, null, null_mut, without_provenance_mut};
 
 use super::access::Methods;
-use super::config::{Configuration, END, Setting, host_of};
+use super::config::{Configuration, END, Kept, Setting, host_of};
 use super::guard;
 use super::pool::Pool;
 use super::sys;
@@ -91,18 +91,20 @@ unsafe extern "C" fn set<C: Configuration>(
         let command = unsafe { Command::from_raw(command) };
         // SAFETY: terminated, and lives in the configuration's pool.
         let value = unsafe { CStr::from_ptr(value) };
-        let section = section.cast::<C::Section<'_>>();
+        let kept = section.cast::<Kept<C::Section<'_>>>();
         // What another module takes is no error of ours; .htaccess is read while requests run, and not for proxied ones.
         if command.is_anothers() && (value.to_str().is_err() || command.is_in_htaccess()) {
             return null();
         }
         let outcome = value.to_str().map_err(|_| "it must be UTF-8".to_owned()).and_then(|value| {
             // SAFETY: made by `create_section`, and nobody else uses it while a directive is read.
-            let section = unsafe { &mut *section };
+            let kept = unsafe { &mut *kept };
             // SAFETY: made by `create_host`, and as above.
             let host = unsafe { &mut *command.host::<C>() };
             let (in_main_server, methods, pool) = (command.is_in_main_server(), command.methods(), command.pool());
-            C::set(command.index(), Setting { value, section, host, in_main_server, methods, pool })
+            kept.change(&C::new_section(), |section| {
+                C::set(command.index(), Setting { value, section, host, in_main_server, methods, pool })
+            })
         });
         outcome.map_or_else(|text| command.complaint(value, C::is_secret(command.index()), &text).as_ptr(), |()| null())
     })

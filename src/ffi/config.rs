@@ -16,7 +16,7 @@ use super::sys;
 pub trait Configuration: 'static {
     /// What stands in a server, virtual host, `<Location>` or `<Proxy>`. httpd merges it for each request into memory
     /// that is never dropped: hence `Copy`.
-    type Section<'c>: Copy;
+    type Section<'c>: Copy + PartialEq;
     /// What there is once for a server.
     type Host<'c>: Copy;
 
@@ -27,8 +27,8 @@ pub trait Configuration: 'static {
     fn module() -> &'static Module;
     /// A section in which nothing is set.
     fn new_section<'c>() -> Self::Section<'c>;
-    /// What holds in `inner`, which lies in `outer`; `None` where that is what `outer` says.
-    fn merge_sections<'c>(outer: &Self::Section<'c>, inner: &Self::Section<'c>) -> Option<Self::Section<'c>>;
+    /// What holds in `inner`, which lies in `outer`. Of two of which one says nothing it is the other.
+    fn merge_sections<'c>(outer: &Self::Section<'c>, inner: &Self::Section<'c>) -> Self::Section<'c>;
     /// A server in which nothing is set.
     fn new_host<'c>() -> Self::Host<'c>;
     /// What holds in the virtual host `inner` of the server `outer`.
@@ -37,6 +37,23 @@ pub trait Configuration: 'static {
     fn is_secret(directive: usize) -> bool;
     /// Takes the value of the directive number `directive`; the error is what the user reads.
     fn set(directive: usize, setting: Setting<'_, '_, Self>) -> Result<(), String>;
+}
+
+/// A section where httpd keeps it.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<S> {
+    section: S,
+    /// Whether anything is set in it: httpd merges for each request, and most sections say nothing of ours.
+    says_something: bool,
+}
+
+impl<S: PartialEq> Kept<S> {
+    /// Changes the section while the configuration is read; `new` is one in which nothing is set.
+    pub(super) fn change<T>(&mut self, new: &S, change: impl FnOnce(&mut S) -> T) -> T {
+        let changed = change(&mut self.section);
+        self.says_something = self.section != *new;
+        changed
+    }
 }
 
 /// A directive's value, and what it may change.
@@ -106,7 +123,8 @@ impl<'hook> Request<'hook> {
         // SAFETY: the vector has a place for each module.
         let section = unsafe { sys::usc_module_config(vector, C::module().raw()) };
         // SAFETY: made by `create_section` or `merge_sections`, in a pool that outlives the hook.
-        unsafe { &*section.cast() }
+        let kept = unsafe { &*section.cast::<Kept<C::Section<'hook>>>() };
+        &kept.section
     }
 }
 
@@ -133,7 +151,7 @@ pub(super) unsafe fn host_of<H>(server: *mut sys::server_rec, module: *const sys
 unsafe extern "C" fn create_section<C: Configuration>(pool: *mut sys::apr_pool_t, _: *mut c_char) -> *mut c_void {
     guard::catch(null_mut(), || {
         // SAFETY: httpd passes the pool that the section shall live in.
-        unsafe { Pool::from_raw(pool) }.place(C::new_section()).cast()
+        unsafe { Pool::from_raw(pool) }.place(Kept { section: C::new_section(), says_something: false }).cast()
     })
 }
 
@@ -144,13 +162,19 @@ unsafe extern "C" fn merge_sections<C: Configuration>(
 ) -> *mut c_void {
     guard::catch(null_mut(), || {
         // SAFETY: httpd passes what `create_section` or this function made.
-        let outer_section = unsafe { &*outer.cast::<C::Section<'_>>() };
+        let outer_kept = unsafe { &*outer.cast::<Kept<C::Section<'_>>>() };
         // SAFETY: as above.
-        let inner = unsafe { &*inner.cast::<C::Section<'_>>() };
-        // SAFETY: httpd passes a pool that lives no longer than both.
-        let pool = unsafe { Pool::from_raw(pool) };
-        // httpd merges for each request, and most sections say nothing of ours.
-        C::merge_sections(outer_section, inner).map_or(outer, |merged| pool.place(merged).cast())
+        let inner_kept = unsafe { &*inner.cast::<Kept<C::Section<'_>>>() };
+        // Both live as long as the pool that httpd passes.
+        match (outer_kept.says_something, inner_kept.says_something) {
+            (_, false) => outer,
+            (false, true) => inner,
+            (true, true) => {
+                let section = C::merge_sections(&outer_kept.section, &inner_kept.section);
+                // SAFETY: httpd passes the pool that the section shall live in.
+                unsafe { Pool::from_raw(pool) }.place(Kept { section, says_something: true }).cast()
+            }
+        }
     })
 }
 
