@@ -9,7 +9,7 @@ use super::{CHILD, Child, invalidate, pass, purge, tally};
 use crate::cache::key::{NoKey, Upstream};
 use crate::cache::wait::Piece;
 use crate::cache::{self, Ask, Cache, Found, Outcome, Reason, ReportLevel, Stream, Want};
-use crate::config::Section;
+use crate::config::{Credentials, Section};
 use crate::ffi::brigade::{Body, Bytes, Read};
 use crate::ffi::hook::{Answer, ContentHandler};
 use crate::ffi::log::Level;
@@ -41,12 +41,13 @@ impl ContentHandler for Handler {
         {
             return answer;
         }
-        if upstream.as_ref().is_ok_and(|upstream| !pass::is_trusted(upstream, section, child)) {
+        let mut credentials = upstream.as_ref().map_or(Credentials::None, |asked| section.credentials(asked.host()));
+        if credentials != Credentials::None && upstream.as_ref().is_ok_and(|upstream| !child.named.has(upstream)) {
             trace(request, |line| write!(line, "not signed for: the configuration does not name this storage"));
-            unsigned = section.unsigned();
+            (unsigned, credentials) = (section.unsigned(), Credentials::None);
             section = &unsigned;
         }
-        let answer = look(request, upstream.as_ref(), section, child);
+        let answer = look(request, upstream.as_ref(), (section, &credentials), child);
         if answer == Answer::Declined {
             pass::ready(request, section, child);
         }
@@ -58,14 +59,14 @@ impl ContentHandler for Handler {
 fn look(
     request: &Request<'_>,
     upstream: Result<&Upstream<'_>, &NoKey>,
-    section: &Section<'_>,
+    (section, credentials): (&Section<'_>, &Credentials<'_>),
     child: &Child,
 ) -> Answer {
     if !section.enabled() {
         trace(request, |line| write!(line, "not ours: {}", NotOurs::Disabled));
         return Answer::Declined;
     }
-    match recognise(request, upstream, section, child) {
+    match recognise(request, upstream, (section, credentials), child) {
         Ok(ours) => {
             trace(request, |line| write!(line, "recognised {}", ours.key.url()));
             answer(request, section, child, &ours)

@@ -17,7 +17,7 @@ use super::handler::trace;
 use super::recognise::has_body;
 use super::{CHILD, Child};
 use crate::cache::key::{Key, Upstream};
-use crate::config::{self, Section};
+use crate::config::Section;
 use crate::credentials::Keys;
 use crate::fetch::sigv4::{Signature, Terms, region, signature};
 use crate::fetch::{Credentials, Rules};
@@ -28,11 +28,6 @@ use crate::module::{Config, usp_storage_cache_module};
 
 /// The note of a request that is signed.
 const NOTE: &std::ffi::CStr = c"usp-storage-cache-signed";
-
-/// Whether requests to `upstream` may carry what `section` has to sign with: the configuration names that storage.
-pub fn is_trusted(upstream: &Upstream<'_>, section: &Section<'_>, child: &Child) -> bool {
-    section.credentials(upstream.host()) == config::Credentials::None || child.named.has(upstream)
-}
 
 /// Readies a request that is left to mod_proxy.
 pub fn ready(request: &Request<'_>, section: &Section<'_>, child: &Child) {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::Child;
 use crate::cache::Reason;
 use crate::cache::key::{Key, NoKey, Upstream};
-use crate::config::{RangeAnswer, Section};
-use crate::credentials;
+use crate::config::{Credentials, RangeAnswer, Section};
+use crate::credentials::chain;
 use crate::ffi::request::{Proxied, Request};
 use crate::semantics::range::{self, Asked};
 
@@ -64,7 +64,7 @@ impl fmt::Display for NotOurs {
 pub fn recognise(
     request: &Request<'_>,
     upstream: Result<&Upstream<'_>, &NoKey>,
-    section: &Section<'_>,
+    (section, credentials): (&Section<'_>, &Credentials<'_>),
     child: &Child,
 ) -> Result<Recognised, NotOurs> {
     let (came, is_head) = (Instant::now(), request.is_head());
@@ -82,13 +82,12 @@ pub fn recognise(
     if !section.matching().unwrap_or(&child.default_match).is_match(&path) {
         return Err(NotOurs::NotMatched);
     }
-    let scope = section.credentials(upstream.host()).scope(credentials::chain());
-    let key = upstream.key(scope, section.ignore_query()).map_err(|no_key| match no_key {
+    let key = upstream.key(credentials.scope(chain()), section.ignore_query()).map_err(|no_key| match no_key {
         NoKey::SubResource => NotOurs::Passed(Reason::SubResource),
         other => NotOurs::Url(other),
     })?;
     let ours = Recognised { key, asked: asked(request, section, is_sub, is_head), is_sub, is_head, came };
-    match passed(request, upstream, section, child, &ours) {
+    match passed(request, upstream, (section, credentials), child, &ours) {
         Some(reason) => Err(NotOurs::Passed(reason)),
         None => Ok(ours),
     }
@@ -106,7 +105,7 @@ fn asked(request: &Request<'_>, section: &Section<'_>, is_sub: bool, is_head: bo
 fn passed(
     request: &Request<'_>,
     upstream: &Upstream<'_>,
-    section: &Section<'_>,
+    (section, credentials): (&Section<'_>, &Credentials<'_>),
     child: &Child,
     ours: &Recognised,
 ) -> Option<Reason> {
@@ -116,7 +115,7 @@ fn passed(
         Some(Reason::Socket)
     } else if section.preserves_host() {
         Some(Reason::PreservedHost)
-    } else if section.credentials(upstream.host()).yields() && is_signed() {
+    } else if credentials.yields() && is_signed() {
         Some(Reason::ForeignSignature)
     } else if !ours.is_sub && has_body(request) {
         Some(Reason::Body)
