@@ -12,6 +12,8 @@ use std::borrow::Cow;
 use memchr::{memchr, memchr_iter, memchr2};
 use smallvec::SmallVec;
 
+use crate::semantics::range::number;
+
 /// Why a URL has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoKey {
@@ -29,6 +31,8 @@ pub enum NoKey {
 #[derive(Clone, Copy, Debug)]
 pub struct Upstream<'r> {
     url: &'r [u8],
+    /// The URL up to the end of its host.
+    origin: &'r [u8],
     tls: bool,
     host: &'r [u8],
     port: u16,
@@ -37,7 +41,7 @@ pub struct Upstream<'r> {
 }
 
 /// Bytes of a URL; longer ones than usual go to the heap.
-pub type UrlBytes = SmallVec<[u8; 512]>;
+pub type UrlBytes = SmallVec<[u8; 256]>;
 
 /// What an object is found by: its scope, and the canonical URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +64,8 @@ impl<'r> Upstream<'r> {
             Some(at) => (&target[..at], Some(&target[at + 1..])),
             None => (target, None),
         };
-        Ok(Self { url, tls, host, port, path, query })
+        let origin = &url[..url.len() - rest.len() + host.len()];
+        Ok(Self { url, origin, tls, host, port, path, query })
     }
 
     /// All of it, as it was written.
@@ -110,10 +115,8 @@ impl<'r> Upstream<'r> {
         bytes.extend_from_slice(scope.as_bytes());
         bytes.push(0);
         let url_at = bytes.len();
-        bytes.extend_from_slice(if self.tls { b"https://" } else { b"http://" });
-        let host_at = bytes.len();
-        bytes.extend_from_slice(self.host);
-        bytes[host_at..].make_ascii_lowercase();
+        bytes.extend_from_slice(self.origin);
+        bytes[url_at..].make_ascii_lowercase();
         if self.port != default_port(self.tls) {
             push_port(&mut bytes, self.port);
         }
@@ -146,7 +149,7 @@ impl<'r> Upstream<'r> {
 
     /// The query's parameters: the name of each with its escapes resolved, as storage reads it, and all of it as it stands.
     fn parameters(&self) -> impl Iterator<Item = (Cow<'r, [u8]>, &'r [u8])> {
-        self.query.unwrap_or_default().split(|b| *b == b'&').map(|parameter| {
+        self.query.into_iter().flat_map(|query| query.split(|b| *b == b'&')).map(|parameter| {
             let name = parameter.split(|b| *b == b'=').next().unwrap_or_default();
             (decode(name).map_or(Cow::Borrowed(name), Cow::Owned), parameter)
         })
@@ -206,30 +209,39 @@ impl Key {
 }
 
 pub(crate) fn split_scheme(url: &[u8]) -> Option<(bool, &[u8])> {
-    let at = |len: usize| url.split_at_checked(len);
-    match (at(7), at(8)) {
-        (Some((scheme, rest)), _) if scheme.eq_ignore_ascii_case(b"http://") => Some((false, rest)),
-        (_, Some((scheme, rest))) if scheme.eq_ignore_ascii_case(b"https://") => Some((true, rest)),
-        _ => None,
-    }
+    let rest = |scheme: &[u8]| {
+        let (begin, rest) = url.split_at_checked(scheme.len())?;
+        (begin == scheme || begin.eq_ignore_ascii_case(scheme)).then_some(rest)
+    };
+    rest(b"http://").map(|rest| (false, rest)).or_else(|| rest(b"https://").map(|rest| (true, rest)))
 }
 
 fn split_authority(authority: &[u8], tls: bool) -> Option<(&[u8], u16)> {
-    let end_of_host = match authority.first()? {
-        b'[' => authority.iter().position(|b| *b == b']')? + 1,
-        _ => authority.iter().position(|b| *b == b':').unwrap_or(authority.len()),
+    let is_bracketed = authority.first()? == &b'[';
+    let end_of_host = match is_bracketed {
+        true => memchr(b']', authority)? + 1,
+        false => memchr(b':', authority).unwrap_or(authority.len()),
     };
     let (host, port) = authority.split_at(end_of_host);
-    let in_brackets = |b: &u8| matches!(b, b'[' | b']' | b':');
-    let bracketed = host.first() == Some(&b'[');
-    let legal = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_') || (bracketed && in_brackets(b));
+    let is_legal = |b: &u8| HOST[usize::from(*b)] || (is_bracketed && matches!(b, b'[' | b']' | b':'));
     let port = match port {
         [] => default_port(tls),
-        [b':', digits @ ..] if digits.iter().all(u8::is_ascii_digit) => str::from_utf8(digits).ok()?.parse().ok()?,
+        [b':', digits @ ..] => u16::try_from(number(digits)?).ok()?,
         _ => return None,
     };
-    (!host.is_empty() && host.iter().all(legal) && port != 0).then_some((host, port))
+    (!host.is_empty() && host.iter().all(is_legal) && port != 0).then_some((host, port))
 }
+
+/// Bytes of a host that is a name or an address of four numbers.
+const HOST: [bool; 256] = {
+    let mut legal = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        legal[byte as usize] = is_unreserved(byte) && byte != b'~';
+        byte += 1;
+    }
+    legal
+};
 
 pub(crate) fn default_port(tls: bool) -> u16 {
     if tls { 443 } else { 80 }

@@ -279,11 +279,12 @@ impl Cache {
 
     fn held(self: &Arc<Self>, ask: &Ask<'_>) -> Option<Found> {
         let entry = self.held.get(ask.key.as_bytes()).filter(|entry| entry.is_current())?;
-        self.served(&entry, ask)
+        let outcome = self.serves(&entry, ask)?;
+        Some(Found::Entry(entry, outcome))
     }
 
-    /// The entry as an answer, if it may be one; one that is stale is revalidated meanwhile.
-    fn served(self: &Arc<Self>, entry: &Arc<Version>, ask: &Ask<'_>) -> Option<Found> {
+    /// What the entry is as an answer, if it may be one; one that is stale is revalidated meanwhile.
+    fn serves(self: &Arc<Self>, entry: &Version, ask: &Ask<'_>) -> Option<Outcome> {
         let outcome = match standing(entry, &ask.section.policy(), ask.now_ms) {
             Standing::Fresh { ttl_secs } => Outcome::Hit { ttl_secs },
             Standing::Stale { for_secs } => {
@@ -295,7 +296,7 @@ impl Cache {
             Standing::IfError { .. } | Standing::Expired => return None,
         };
         entry.touch(ask.now_ms / 1000);
-        Some(Found::Entry(entry.clone(), outcome))
+        Some(outcome)
     }
 
     fn look_further(self: &Arc<Self>, ask: &Ask<'_>) -> Found {
@@ -305,8 +306,10 @@ impl Cache {
             Ok(entry) => entry,
             Err(e) => return Found::Pass(self.trouble(ask.key, e)),
         };
-        if let Some(found) = entry.as_ref().and_then(|entry| self.served(entry, ask)) {
-            return found;
+        if let Some(entry) = &entry
+            && let Some(outcome) = self.serves(entry, ask)
+        {
+            return Found::Entry(entry.clone(), outcome);
         }
         if !ask.may_fill {
             return Found::Pass(Reason::HeadNotHeld);

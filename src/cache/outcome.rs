@@ -108,11 +108,11 @@ impl Tally {
 
     /// What was met, as in `hit=3,miss=1`.
     pub fn text(&self) -> Line<{ Self::TEXT_LEN }> {
-        const NAMES: [&str; 7] = ["hit", "miss", "collapsed", "revalidated", "stale", "absent", "bypass"];
+        const NAMES: [&str; 7] = [",hit=", ",miss=", ",collapsed=", ",revalidated=", ",stale=", ",absent=", ",bypass="];
         let mut text = Line::new();
         for (name, count) in NAMES.iter().zip(self.0).filter(|(_, count)| *count > 0) {
-            let comma = if text.as_bytes().is_empty() { "" } else { "," };
-            text.push(comma).push(name).push("=").push_number(count.into());
+            let from = usize::from(text.as_bytes().is_empty());
+            text.push(&name[from..]).push_number(count.into());
         }
         text
     }

@@ -59,8 +59,8 @@ fn parse_one(spec: &[u8]) -> Option<ByteRange> {
     }
 }
 
-/// Digits as a number; what is too large for one stands for a position beyond any object.
-fn number(digits: &[u8]) -> Option<u64> {
+/// Digits as a number, 0 where there are none; what is too large for one stands for a position beyond any object.
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0u64, |n, b| {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
         Some(n.saturating_mul(10).saturating_add(digit))

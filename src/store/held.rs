@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use lru::LruCache;
+use lru::{DefaultHasher, LruCache};
 use parking_lot::Mutex;
 
 use super::Version;
@@ -19,13 +20,14 @@ type Shard = Mutex<LruCache<Box<[u8]>, Arc<Version>>>;
 /// Mapped entries by the bytes of their key.
 pub struct Held {
     shards: [Shard; SHARDS],
+    hasher: DefaultHasher,
 }
 
 impl Held {
     /// Nothing held.
     pub fn new() -> Self {
         let len = NonZeroUsize::new(HELD_MAX / SHARDS).unwrap_or(NonZeroUsize::MIN);
-        Self { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(len))) }
+        Self { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(len))), hasher: DefaultHasher::default() }
     }
 
     /// The entry under `key`.
@@ -66,7 +68,7 @@ impl Held {
     }
 
     fn shard(&self, key: &[u8]) -> &Shard {
-        &self.shards[crc32c::crc32c(key) as usize % SHARDS]
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }
 }
 
