@@ -29,7 +29,7 @@ WAYS = {
 
 def run(work, module):
     folder = os.path.join(work, "content")
-    content.make(folder)
+    content.make(folder, [])
     storage = cold.SlowStorage(work, folder)
     storage.start()
     shared = {"CONTENT": folder, "SUBBENCH": os.path.join(work, "mod_subbench.so"), "STORAGE": storage.port, "MODULE": module}

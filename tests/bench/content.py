@@ -9,9 +9,13 @@ import random
 MTIME = 1_700_000_000  # long past: httpd's ETag is strong
 BLOCK = 4_000_000
 INDEXES = {
+    "whole4k.mp4": 4 << 10,
+    "whole64k.mp4": 64 << 10,
+    "whole1m.mp4": 1 << 20,
     "idx100k.mp4": 100_000,
     "idx3m.mp4": 3_000_000,
     "idx30m.mp4": 30_000_000,
+    "idx300m.mp4": 300_000_000,
     "idx1g.mp4": 1_000_000_000,
     "whole8m.mp4": 8 << 20,
 }

@@ -44,7 +44,7 @@ def mains(server):
 
 def run(work, module):
     folder = os.path.join(work, "content")
-    content.make(folder)
+    content.make(folder, ["idx30m.mp4"])
     shared = {"CONTENT": folder, "SUBBENCH": os.path.join(work, "mod_subbench.so"), "MODULE": module}
     storage = servers.Server(work, "passing-storage", "storage", ["STORAGE"], shared)
     made = {size: make(work, {**shared, **storage.ports}, size) for size in SIZES}

@@ -1,6 +1,6 @@
-"""The servers of the benchmark: each is an httpd of its own, with its configuration in conf/.
+"""The servers of the benchmark: what every server is to it, and those that are an httpd, with their configuration in conf/.
 
-Everything listens on 127.0.0.1, lives below the work folder and is ended by its process id.
+The other caches are in peers.py. Everything listens on 127.0.0.1, lives below the work folder and is ended by its process id.
 """
 import ctypes
 import grp
@@ -40,28 +40,27 @@ def free_port():
         return s.getsockname()[1]
 
 
-class Server:
-    """An httpd with conf/`conf`, and a port for each name in `ports`."""
+class Process:
+    """A server, with a port for each name in `ports`. Who inherits says what is run: `command`, which also writes what that needs."""
 
-    def __init__(self, work, name, conf, ports, defines=(), folders=()):
+    def __init__(self, work, name, ports, folders=()):
         self.folder = os.path.join(work, name)
-        self.name, self.conf, self.folders = name, conf, folders
+        self.name, self.folders = name, folders
         self.ports = {port: free_port() for port in ports}
-        self.defines = dict(defines)
         self.process = None
+
+    def command(self, *options):
+        raise NotImplementedError
 
     def start(self, *options, prefix=(), keep=False):
         """Starts it and returns when all its ports are open; `keep` leaves the folder as it is."""
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.make_folders()
-        conf = os.path.join(self.folder, "httpd.conf")
-        with open(conf, "w") as out:
-            out.write(self._configuration())
+        command = [*prefix, *self.command(*options)]
         with open(os.path.join(self.folder, "output.log"), "ab") as log:
             self.process = subprocess.Popen(
-                [*prefix, HTTPD, "-f", conf, *(options or ["-DFOREGROUND"])],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
                 start_new_session=True, preexec_fn=die_with_parent,
             )
         for port in self.ports.values():
@@ -69,7 +68,7 @@ class Server:
         return self
 
     def make_folders(self):
-        """Makes the folders that httpd's user writes to."""
+        """Makes the folders that the server's user writes to."""
         os.makedirs(self.folder, exist_ok=True)
         os.chmod(self.folder, 0o755)
         for name in self.folders:
@@ -78,16 +77,6 @@ class Server:
             if os.geteuid() == 0:
                 user = pwd.getpwnam(run_user())
                 os.chown(path, user.pw_uid, user.pw_gid)
-
-    def _configuration(self):
-        defines = {"CHILDREN": 2, "THREADS": 32, "WORK": self.folder, "MODULES": MODULES, **self.defines, **self.ports}
-        defines["WORKERS"] = defines["CHILDREN"] * defines["THREADS"]
-        if os.geteuid() == 0:
-            user = pwd.getpwnam(run_user())
-            defines |= {"AS_ROOT": "", "RUN_USER": user.pw_name, "RUN_GROUP": grp.getgrgid(user.pw_gid).gr_name}
-        lines = [f'Define {k} "{v}"' if v != "" else f"Define {k}" for k, v in defines.items()]
-        lines += [f'Include "{HERE}/conf/{name}.conf"' for name in ("head", self.conf)]
-        return "\n".join(lines) + "\n"
 
     def _wait_for(self, port, deadline_secs=60):
         end = time.monotonic() + deadline_secs
@@ -150,6 +139,30 @@ class Server:
                 with open(f"/proc/{pid}/task/{task}/status") as f:
                     total += sum(int(line.split()[1]) for line in f if "ctxt_switches" in line)
         return total
+
+
+class Server(Process):
+    """An httpd with conf/`conf`."""
+
+    def __init__(self, work, name, conf, ports, defines=(), folders=()):
+        super().__init__(work, name, ports, folders)
+        self.conf, self.defines = conf, dict(defines)
+
+    def command(self, *options):
+        conf = os.path.join(self.folder, "httpd.conf")
+        with open(conf, "w") as out:
+            out.write(self._configuration())
+        return [HTTPD, "-f", conf, *(options or ["-DFOREGROUND"])]
+
+    def _configuration(self):
+        defines = {"CHILDREN": 2, "THREADS": 32, "WORK": self.folder, "MODULES": MODULES, **self.defines, **self.ports}
+        defines["WORKERS"] = defines["CHILDREN"] * defines["THREADS"]
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(run_user())
+            defines |= {"AS_ROOT": "", "RUN_USER": user.pw_name, "RUN_GROUP": grp.getgrgid(user.pw_gid).gr_name}
+        lines = [f'Define {k} "{v}"' if v != "" else f"Define {k}" for k, v in defines.items()]
+        lines += [f'Include "{HERE}/conf/{name}.conf"' for name in ("head", self.conf)]
+        return "\n".join(lines) + "\n"
 
 
 def run_user():
