@@ -1,6 +1,6 @@
 """Cold objects: what clients wait for who ask at one instant, and what leaves storage for them.
 
-Storage is `slow_storage`: each answer begins 20 ms after its request, and where it is said so each connection brings 10 MB/s.
+Storage is `slow_storage`: each answer begins so many ms after its request, and where it is said so each connection brings 10 MB/s.
 Every measurement takes an object that no cache has seen. Each body is held against the file.
 """
 import collections
@@ -10,10 +10,13 @@ import subprocess
 import time
 
 import content
+import peers
 import servers
+import ways
 from measure import burst
 
 LATENCY_MS = 20
+LATENCIES_MS = (0, LATENCY_MS)
 RANGE_LEN = 65_536
 MIDDLE = 15_000_000
 CLIENTS, CROWD = 64, 200
@@ -26,12 +29,49 @@ CASES = {
     "ism": Case("x.ism", 1),
     "range": Case("idx30m.mp4", CLIENTS, (MIDDLE, RANGE_LEN, 0)),
     "ranges": Case("idx30m.mp4", CLIENTS, (0, RANGE_LEN, LEN // CLIENTS)),
-    "whole": Case("idx30m.mp4", 1, None, 10),
     "crowd": Case("idx30m.mp4", CROWD),
+    "fill 1m": Case("whole1m.mp4", 1),
+    "fill 30m": Case("idx30m.mp4", 1),
+    "fill 300m": Case("idx300m.mp4", 1),
+    "whole": Case("idx30m.mp4", 1, None, 10),
 }
+NAMES = {
+    "ism": "`.ism`, 1 client",
+    "range": "64 clients, the same 64 kB of 30 MB",
+    "ranges": "64 clients, 64 times 64 kB of 30 MB",
+    "crowd": "30 MB whole, 200 clients",
+    "fill 1m": "1 MiB, 1 client",
+    "fill 30m": "30 MB, 1 client",
+    "fill 300m": "300 MB, 1 client",
+    "whole": "30 MB at 10 MB/s a connection, 1 client",
+}
+STAMPEDES = ("range", "ranges", "crowd")
 # One client asks storage itself: what there is to wait for in any case.
 DIRECT = "storage"
-WAYS = {"module": "OUTSIDE", "recipe": "CACHE", DIRECT: None}
+# Server and port of each way.
+WAYS = {
+    "module": ("module", "OUTSIDE"), "recipe": ("recipe", "CACHE"), "tuned": ("tuned", "CACHE"), "nginx": ("nginx", "CACHE"),
+    "nginx slice": ("nginx", "SLICE"), "Varnish": ("varnish", "CLIENTS"), DIRECT: None,
+}
+# In a quick run: what goals are set for, the rest is left out. Recipes fetch an object once for each client, which takes long.
+QUICK_CASES = {0: ("range",), LATENCY_MS: ("ism", "range", "ranges", "crowd", "fill 1m", "whole")}
+QUICK_RECIPE_CASES = ("ism", "fill 1m")
+
+
+def cases(latency_ms):
+    """The cases for a storage so far away; the rate of a connection matters only where it is."""
+    if ways.QUICK:
+        return QUICK_CASES[latency_ms]
+    return [case for case in CASES if case != "whole" or latency_ms]
+
+
+def takes_part(way, case, latency_ms, number):
+    """Whether a way is measured in a round: the recipes once, and a crowd's many copies of theirs only for one latency."""
+    if way not in ways.RECIPES:
+        return True
+    if ways.QUICK and case not in QUICK_RECIPE_CASES:
+        return False
+    return number == 0 and (case != "crowd" or latency_ms > 0)
 
 
 def length(case):
@@ -89,34 +129,55 @@ class Cold:
         self.storage = SlowStorage(work, folder)
         shared = {"CONTENT": folder, "SUBBENCH": os.path.join(work, "mod_subbench.so"), "STORAGE": self.storage.port}
         # Who waits keeps a worker busy.
-        shared |= {"CHILDREN": 4, "THREADS": 64}
+        httpd = {**shared, "CHILDREN": 4, "THREADS": 64}
+        recipe = ["FRONT", "CACHE"]
         self.servers = {
             "module": servers.Server(
-                work, "cold", "module", ["OUTSIDE", "INSIDE", "WITHOUT"], {**shared, "MODULE": module}
+                work, "cold", "module", ["OUTSIDE", "INSIDE", "WITHOUT"], {**httpd, "MODULE": module}
             ),
-            "recipe": servers.Server(work, "cold-recipe", "recipe", ["FRONT", "CACHE"], shared, ["cache"]),
+            "recipe": servers.Server(work, "cold-recipe", "recipe", recipe, httpd, ["cache"]),
+            "tuned": servers.Server(work, "cold-tuned", "recipe", recipe, {**httpd, "TUNED": ""}, ["cache", "lock"]),
+            "nginx": peers.Nginx(work, "cold-nginx", shared),
+            "varnish": peers.Varnish(work, "cold-varnish", shared),
         }
         self.asked = 0
 
     def run(self, rounds, say):
-        """Rows of so many rounds; the recipe takes part in the first."""
+        """Rows of so many rounds. Each latency begins with empty caches, or what they hold would be too much."""
         self.storage.start()
-        for server in self.servers.values():
-            server.start()
         rows = []
         for number in range(rounds):
-            say(f"cold objects, round {number + 1} of {rounds}")
-            for name in random.sample(list(CASES), len(CASES)):
-                for way in random.sample(list(WAYS), len(WAYS)):
-                    if way != "recipe" or number == 0:
-                        rows.append({"round": number, "way": way, "case": name, **self.measure(way, CASES[name])})
+            for latency_ms in random.sample(LATENCIES_MS, len(LATENCIES_MS)):
+                say(f"cold objects, storage {latency_ms} ms away, round {number + 1} of {rounds}")
+                self.start()
+                rows += self.round(number, latency_ms)
+        self.stop()
         return rows
 
-    def measure(self, way, case):
+    def start(self):
+        """Starts all servers anew, and has each of them answer once."""
+        for server in self.servers.values():
+            server.stop()
+            server.start()
+        for way in WAYS:
+            self.measure(way, CASES["ism"], 0)
+
+    def round(self, number, latency_ms):
+        names, rows = cases(latency_ms), []
+        for name in random.sample(names, len(names)):
+            for way in random.sample(list(WAYS), len(WAYS)):
+                if takes_part(way, name, latency_ms, number):
+                    row = {"round": number, "way": way, "case": name, "latency_ms": latency_ms}
+                    rows.append({**row, **self.measure(way, CASES[name], latency_ms)})
+        return rows
+
+    def measure(self, way, case, latency_ms):
         self.asked += 1
-        path = f"/{LATENCY_MS}/{case.mb_per_sec}/{self.asked}/{case.file}"
-        port = self.servers[way].ports[WAYS[way]] if way != DIRECT else self.storage.port
-        clients = case.clients if way != DIRECT else 1
+        path = f"/{latency_ms}/{case.mb_per_sec}/{self.asked}/{case.file}"
+        port, clients = self.storage.port, 1
+        if way != DIRECT:
+            server, port = WAYS[way]
+            port, clients = self.servers[server].ports[port], case.clients
         found = burst(self.work, port, path, os.path.join(self.content, case.file), clients, case.span)
         self.storage.settle()
         requests, length = self.storage.served(path)

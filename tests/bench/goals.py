@@ -1,18 +1,9 @@
-"""From what was measured to goals, each beside its value, and to tables."""
+"""From what was measured to goals, each beside its value."""
 import statistics
 
 import cold
-
-NAMES = {"ism": "`.ism`", "3m": "64 kB of 3 MB", "30m": "64 kB of 30 MB", "8m": "8 MiB whole"}
-NOT_COPIED = "module, not copied"
-BARE_NOT_COPIED = "mmap, same lookup, not copied"
-COLD_NAMES = {
-    "ism": "`.ism`, 1 client",
-    "range": "64 clients, the same 64 kB of 30 MB",
-    "ranges": "64 clients, 64 times 64 kB of 30 MB",
-    "whole": "30 MB at 10 MB/s a connection, 1 client",
-    "crowd": "30 MB whole, 200 clients",
-}
+import ways
+from ways import BARE_NOT_COPIED, DETAILED, NAMES, NOT_COPIED
 
 
 class Results:
@@ -20,30 +11,41 @@ class Results:
 
     def __init__(self, results):
         self.results = results
-        self.cells = {(r["kind"], r["way"], r["workload"], r["round"]): r for r in results["rows"]}
-        self.rounds = range(results["environment"]["rounds"])
-        self.cold = {(r["way"], r["case"], r["round"]): r for r in results["cold"]}
+        self.cells, self.cold = {}, {}
+        for row in results["rows"]:
+            cell = self.cells.setdefault((row["kind"], row["way"], row["workload"], row["clients"]), {})
+            cell[row["round"]] = row
+        for row in results["cold"]:
+            self.cold.setdefault((row["way"], row["case"], row["latency_ms"]), {})[row["round"]] = row
 
-    def median(self, kind, way, workload, key):
-        return statistics.median(self.cells[kind, way, workload, n][key] for n in self.rounds)
+    def has(self, kind, way, workload, clients=1):
+        return (kind, way, workload, clients) in self.cells
 
-    def least(self, kind, way, workload, key):
-        return min(self.cells[kind, way, workload, n][key] for n in self.rounds)
+    def values(self, kind, way, workload, key, clients=1):
+        return [row[key] for row in self.cells[kind, way, workload, clients].values()]
+
+    def median(self, *cell, **clients):
+        return statistics.median(self.values(*cell, **clients))
 
     def paired(self, key, over, under):
-        """Median over rounds of `over` divided by `under`: each (kind, way, workload)."""
-        return statistics.median(self.cells[*over, n][key] / self.cells[*under, n][key] for n in self.rounds)
+        """Median over rounds of `over` divided by `under`: each (kind, way, workload, clients)."""
+        under = self.cells[under]
+        return statistics.median(row[key] / under[n][key] for n, row in self.cells[over].items() if n in under)
 
     def cpu_against_static(self, workload):
         """CPU of the module against the cheaper one of httpd's static files."""
-        best = min(("sendfile", "mmap"), key=lambda way: self.median("outside", way, workload, "cpu_ms"))
-        return self.paired("cpu_ms", ("outside", "module", workload), ("outside", best, workload))
+        clients = ways.goal_clients(workload)
+        best = min(("sendfile", "mmap"), key=lambda way: self.median("outside", way, workload, "cpu_ms", clients=clients))
+        return self.paired("cpu_ms", ("outside", "module", workload, clients), ("outside", best, workload, clients))
 
-    def cold_rounds(self, way, case):
-        return [row for (w, c, _), row in self.cold.items() if (w, c) == (way, case)]
+    def cold_rounds(self, way, case, latency_ms=cold.LATENCY_MS):
+        return list(self.cold.get((way, case, latency_ms), {}).values())
 
-    def cold_median(self, way, case, key):
-        return statistics.median(row[key] for row in self.cold_rounds(way, case))
+    def cold_cases(self, latency_ms):
+        return [case for case in cold.NAMES if self.cold_rounds("module", case, latency_ms)]
+
+    def cold_median(self, way, case, key, latency_ms=cold.LATENCY_MS):
+        return statistics.median(row[key] for row in self.cold_rounds(way, case, latency_ms))
 
     def cold_most(self, case, key):
         """The most of the module's rounds."""
@@ -52,7 +54,8 @@ class Results:
     def cold_paired(self, case, compare):
         """Median over rounds of what `compare` makes of the module's ms and of those of storage itself."""
         module = self.cold_rounds("module", case)
-        return statistics.median(compare(row["ms"], self.cold[cold.DIRECT, case, row["round"]]["ms"]) for row in module)
+        direct = self.cold[cold.DIRECT, case, cold.LATENCY_MS]
+        return statistics.median(compare(row["ms"], direct[row["round"]]["ms"]) for row in module)
 
     def count(self, table, way, workload, key):
         return next(r.get(key) for r in self.results[table] if r["way"] == way and r["workload"] == workload)
@@ -76,7 +79,7 @@ def holds(value, relation, bound):
 
 
 def inside(way, workload):
-    return "inside", way, workload
+    return "inside", way, workload, 1
 
 
 def time_goals(r):
@@ -87,34 +90,35 @@ def time_goals(r):
     yield "64 kB of 3 MB: times faster than the recipe", times("recipe", "3m"), ">=", 150
     yield "64 kB of 3 MB: times faster than the tuned recipe", times("tuned", "3m"), ">=", 15
     yield "64 kB of 30 MB: times faster than the recipe", times("recipe", "30m"), ">=", 1000
-    flat = r.paired("us", inside("module", "1g"), inside("module", "100k"))
-    yield "64 kB of 1 GB against 64 kB of 100 kB", flat, "<=", 1.3
-    for workload in ("ism", "3m", "30m"):
+    small, large = ways.FLAT
+    flat = r.paired("us", ("size", "module", large, 1), ("size", "module", small, 1))
+    yield f"{NAMES[large]} against {NAMES[small]}", flat, "<=", 1.3
+    for workload in DETAILED:
         bare = r.paired("us", inside("module", workload), inside("mmap", workload))
         yield f"against the bare mmap handler, {NAMES[workload]}", bare, "<=", 1.5
-    for workload in ("ism", "3m", "30m"):
+    for workload in DETAILED:
         same = r.paired("us", inside(NOT_COPIED, workload), inside(BARE_NOT_COPIED, workload))
         yield f"the same, behind the same lookup, nothing copied, {NAMES[workload]}", same, "", None
-    for workload in ("ism", "3m", "30m"):
+    for workload in DETAILED:
         # A difference in µs is only worth as much as the speed of the CPU at that moment: the fastest round of each.
-        share = r.least(*inside(NOT_COPIED, workload), "us") - r.least(*inside("lookup", workload), "us")
+        share = min(r.values("inside", NOT_COPIED, workload, "us")) - min(r.values("inside", "lookup", workload, "us"))
         yield f"own share (without httpd's lookup), {NAMES[workload]}, µs", share, "<", 2
 
 
 def count_goals(r):
-    for workload in ("ism", "3m", "30m"):
+    for workload in DETAILED:
         value = r.count("counts", "module", workload, "loopback")
         yield f"loopback bytes per sub-request, {NAMES[workload]}", value, "<=", 0
-    for workload in ("ism", "3m", "30m"):
+    for workload in DETAILED:
         value = r.count("counts", "module", workload, "switches")
         yield f"context switches per sub-request, {NAMES[workload]}", value, "<=", 0.01
 
 
 def outside_goals(r):
-    for workload in ("ism", "3m", "30m"):
+    for workload in DETAILED:
         value = r.count("system_calls", "module", workload, "per_request")
         yield f"system calls per request from outside, {NAMES[workload]}", value, "<=", 5
-    for workload in ("ism", "3m", "30m"):
+    for workload in DETAILED:
         value = r.count("system_calls", "module", workload, "store_calls")
         yield f"of these on the store's files, in all, {NAMES[workload]}", value, "<=", 0
     for workload in ("ism", "3m", "30m", "8m"):
@@ -124,17 +128,17 @@ def outside_goals(r):
 
 def cold_goals(r):
     above = r.cold_paired("range", lambda module, direct: module - direct)
-    yield f"cold, {COLD_NAMES['range']}: the slowest, ms above storage itself", above, "<=", 50
+    yield f"cold, {cold.NAMES['range']}: the slowest, ms above storage itself", above, "<=", 50
     ratio = r.cold_paired("ranges", lambda module, direct: module / direct)
-    yield f"cold, {COLD_NAMES['ranges']}: the slowest against one at storage itself", ratio, "<=", 3
+    yield f"cold, {cold.NAMES['ranges']}: the slowest against one at storage itself", ratio, "<=", 3
     faster = r.cold_paired("whole", lambda module, direct: direct / module)
-    yield f"cold, {COLD_NAMES['whole']}: times faster than one stream", faster, ">=", 3
+    yield f"cold, {cold.NAMES['whole']}: times faster than one stream", faster, ">=", 3
     for case in ("range", "ranges", "whole", "crowd"):
         left = r.cold_most(case, "bytes") / cold.LEN
-        yield f"cold, {COLD_NAMES[case]}: bytes that left storage, of the object's", left, "<=", 1
-    yield f"cold, {COLD_NAMES['ism']}: requests to storage", r.cold_most("ism", "requests"), "<=", 1
+        yield f"cold, {cold.NAMES[case]}: bytes that left storage, of the object's", left, "<=", 1
+    yield f"cold, {cold.NAMES['ism']}: requests to storage", r.cold_most("ism", "requests"), "<=", 1
     ratio = r.cold_paired("ism", lambda module, direct: module / direct)
-    yield f"cold, {COLD_NAMES['ism']}: against storage itself", ratio, "<=", 1.5
+    yield f"cold, {cold.NAMES['ism']}: against storage itself", ratio, "<=", 1.5
 
 
 def many_goals(m):
@@ -146,152 +150,3 @@ def many_goals(m):
     yield "control block lost: the slowest hit while entries are counted, of the time that takes", waited, "<=", 0.5
     yield "disk that an entry of 2 kB takes, bytes", m["bytes_an_entry"], "<=", 8192
     yield "files of an entry", m["files_an_entry"], "<=", 1
-
-
-# Tables
-
-
-def report(results):
-    r, e = Results(results), results["environment"]
-    network = "" if e["own_network"] else "; no network of its own: loopback bytes are everybody's"
-    parts = [
-        f"{e['httpd']}, Linux {e['kernel']}, {e['cpus']} x {e['cpu']}, load {e['load']:.1f},"
-        f" rounds: {e['rounds']}{network}",
-        goals_table(results["goals"]),
-        "Sub-requests inside httpd, µs of wall time (µs of CPU time of the whole server)\n\n" + inside_table(r),
-        "Requests from outside, 16 clients, of 8 MiB 4, of the recipes 2: CPU ms per 1000 requests"
-        " (requests per second)\n\n" + outside_table(r),
-        "Per sub-request: bytes over loopback; context switches\n\n" + counts_table(r),
-        "System calls per request from outside, one client\n\n" + calls_table(r),
-        "Instructions of a sub-request hit, bytes not copied\n\n" + instructions_table(results["instructions"]),
-        "Cold objects, storage 20 ms away: slowest first byte; slowest end, ms\n\n" + cold_table(r),
-        "Cold objects: requests to storage; bytes that left it, of the object's\n\n" + asked_table(r),
-        f"A store of {results['many']['entries']} entries\n\n" + many_table(results["many"]),
-    ]
-    verdicts = [verdict(goal) for goal in results["goals"]]
-    parts.append(f"{verdicts.count('ok')} of {len(verdicts) - verdicts.count('')} goals are met.")
-    return "\n\n".join(parts)
-
-
-def goals_table(goals):
-    rows = []
-    for g in goals:
-        bound = f"{g['relation']} {number(g['bound'])}" if g["bound"] is not None else ""
-        rows.append([g["what"], number(g["value"]), bound, verdict(g)])
-    return table(["what", "measured", "goal", ""], rows)
-
-
-def verdict(goal):
-    if goal["bound"] is None:
-        return ""
-    return "ok" if goal["ok"] else "not ok"
-
-
-def inside_table(r):
-    ways = ["module", "mmap", "raw", "lookup", NOT_COPIED, BARE_NOT_COPIED, "tuned", "recipe"]
-    names = {**{w: NAMES[w] for w in ("ism", "3m", "30m")}, "100k": "64 kB of 100 kB", "1g": "64 kB of 1 GB"}
-    rows = []
-    for workload, name in names.items():
-        known = [way for way in ways if ("inside", way, workload, 0) in r.cells]
-        cell = {
-            way: " ".join([number(r.median("inside", way, workload, "us")),
-                           f"({number(r.median('inside', way, workload, 'cpu_us'))})"])
-            for way in known
-        }
-        rows.append([name, *(cell.get(way, "") for way in ways)])
-    return table(["", *ways], rows)
-
-
-def outside_table(r):
-    ways = ["module", "sendfile", "mmap", "tuned", "recipe"]
-    rows = []
-    for workload in ("ism", "3m", "30m", "8m"):
-        cells = [
-            f"{number(r.median('outside', way, workload, 'cpu_ms'))}"
-            f" ({number(r.median('outside', way, workload, 'per_second'))})"
-            for way in ways
-        ]
-        rows.append([NAMES[workload], *cells])
-    return table(["", *ways], rows)
-
-
-def counts_table(r):
-    ways = ["module", "tuned", "recipe"]
-    rows = []
-    for workload in ("ism", "3m", "30m"):
-        cells = [
-            f"{number(r.count('counts', way, workload, 'loopback'))};"
-            f" {number(r.count('counts', way, workload, 'switches'))}"
-            for way in ways
-        ]
-        rows.append([NAMES[workload], *cells])
-    return table(["", *ways], rows)
-
-
-def calls_table(r):
-    ways = ["module", "sendfile", "mmap", "tuned", "recipe"]
-    rows = [
-        [NAMES[workload], *(number(r.count("system_calls", way, workload, "per_request")) for way in ways)]
-        for workload in ("ism", "3m", "30m")
-    ]
-    top = r.count("system_calls", "module", "3m", "top") or {}
-    note = ", ".join(f"{name} {n}" for name, n in top.items())
-    return table(["", *ways], rows) + f"\n\nThe module's, 64 kB of 3 MB: {note}"
-
-
-def instructions_table(profiles):
-    rows = [[NAMES[p["workload"]], *(number(p.get(key)) for key in ("own", "handler", "all"))] for p in profiles]
-    errors = "".join("\n\n" + p["error"] for p in profiles if "error" in p)
-    return table(["", "in the module", "its handler with all that it calls", "in all, httpd included"], rows) + errors
-
-
-def cold_table(r):
-    rows = [
-        [name, *("; ".join(number(r.cold_median(way, case, key)) for key in ("first_ms", "ms")) for way in cold.WAYS)]
-        for case, name in COLD_NAMES.items()
-    ]
-    return table(["", *(f"{way}, 1 client" if way == cold.DIRECT else way for way in cold.WAYS)], rows)
-
-
-def asked_table(r):
-    rows = []
-    for case, name in COLD_NAMES.items():
-        length = cold.length(cold.CASES[case])
-        cells = (
-            f"{number(r.cold_median(way, case, 'requests'))}; {number(r.cold_median(way, case, 'bytes') / length)}"
-            for way in cold.WAYS if way != cold.DIRECT
-        )
-        rows.append([name, *cells])
-    return table(["", *(way for way in cold.WAYS if way != cold.DIRECT)], rows)
-
-
-def many_table(m):
-    def median(name, key):
-        return statistics.median(row[name][key] for row in m["rounds"])
-
-    hits = [
-        [f"hit, sub-request, of {count} entries, µs (µs of CPU)",
-         f"{number(median(name, 'us'))} ({number(median(name, 'cpu_us'))})"]
-        for name, count in (("few", m["few_entries"]), ("many", m["entries"]))
-    ]
-    return table(["", ""], [
-        *hits,
-        ["first hit after a start, ms, under strace", number(m["first_hit_ms"])],
-        ["first hit after a start without the control block, ms", number(m["lost_first_hit_ms"])],
-        ["first fill after that, which has all entries counted, ms", number(m["counting_ms"])],
-        ["hits meanwhile; the slowest of them, ms", f"{m['counting_hits']}; {number(m['counting_hit_ms'])}"],
-        ["made by the store's own engine, s", number(m["made_secs"])],
-    ])
-
-
-def table(head, rows):
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def number(x):
-    if x is None:
-        return "not measured"
-    if x == int(x) or abs(x) >= 100:
-        return f"{x:.0f}"
-    return f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 0.1 else f"{x:.4f}"

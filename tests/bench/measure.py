@@ -1,4 +1,4 @@
-"""What is measured, one function a method: sub-requests, requests from outside, system calls, instructions."""
+"""What is measured, one function a method: sub-requests, requests from outside, memory, system calls, instructions."""
 import collections
 import hashlib
 import http.client
@@ -89,11 +89,10 @@ def burst(work, port, path, file, clients, span=None):
     return found
 
 
-def wrk(port, path, bytes_range, clients, secs):
+def wrk(port, path, bytes_range, clients, secs, keys=()):
+    """What wrk says of one request, again and again, or with `keys` of many; see req.lua."""
     command = ["wrk", "-t1", f"-c{clients}", f"-d{secs}s", "--timeout", "30s", "-s", f"{HERE}/req.lua"]
-    command += [f"http://127.0.0.1:{port}/", "--", path]
-    if bytes_range:
-        command.append("%d-%d" % bytes_range)
+    command += [f"http://127.0.0.1:{port}/", "--", path, "%d-%d" % bytes_range if bytes_range else "", *map(str, keys)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=secs + 60, preexec_fn=die_with_parent)
     found = re.search(r"^JSON (\{.*\})", done.stdout, re.M)
     if not found:
@@ -104,13 +103,33 @@ def wrk(port, path, bytes_range, clients, secs):
     return result
 
 
-def outside(server, port, path, bytes_range, clients, secs):
-    """CPU time that the server spends on 1000 requests from outside, and what the clients see."""
-    cpu = server.cpu_ns()
-    result = wrk(port, path, bytes_range, clients, secs)
-    cpu = server.cpu_ns() - cpu
-    per_second = result["requests"] / result["us"] * 1e6
-    return {"cpu_ms": cpu / 1e3 / result["requests"], "per_second": per_second, "p50_us": result["p50_us"]}
+def outside(server, port, path, bytes_range, clients, secs, keys=()):
+    """CPU time that the server spends on 1000 requests from outside, what a request moves over loopback, and what clients see."""
+    cpu, moved = server.cpu_ns(), loopback_bytes()
+    result = wrk(port, path, bytes_range, clients, secs, keys)
+    cpu, moved = server.cpu_ns() - cpu, loopback_bytes() - moved
+    return {
+        "cpu_ms": cpu / 1e3 / result["requests"], "loopback": moved / result["requests"],
+        "per_second": result["requests"] / result["us"] * 1e6, "p50_us": result["p50_us"], "p99_us": result["p99_us"],
+    }
+
+
+def loopback_bytes():
+    """Bytes received over loopback in this network namespace."""
+    with open("/proc/net/dev") as devices:
+        return next(int(line.split(":")[1].split()[0]) for line in devices if line.strip().startswith("lo:"))
+
+
+def memory(server):
+    """Memory of all its processes in bytes, what they share counted once (Pss of smaps_rollup), and parts of it."""
+    sums = collections.Counter()
+    for pid in server.pids():
+        with open(f"/proc/{pid}/smaps_rollup") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                if name.startswith("Pss"):
+                    sums[name.lower()] += int(value.split()[0]) * 1024
+    return dict(sums)
 
 
 class Tracer:

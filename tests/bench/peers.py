@@ -2,15 +2,15 @@
 
 They are what servers.Server is to the benchmark; what stands in ${} in their configuration in conf/ is put in here.
 """
+import grp
 import os
 import pwd
-import grp
 import re
 import shutil
+import subprocess
 
 from servers import HERE, Process, Server, run_user
 
-# What the parts of nginx are called as ways, and the port of each.
 NGINX_PORTS = ["CACHE", "SLICE", "STATIC"]
 VARNISH_MEMORY = "3G"
 
@@ -69,6 +69,13 @@ def make(work, shared):
     nginx, varnish = Nginx(work, "nginx", shared), Varnish(work, "varnish", shared)
     front = Server(work, "front", "front", ["NGINX", "NGINX_SLICE", "VARNISH"], {**shared, **nginx.ports, **varnish.ports})
     return {"nginx": nginx, "varnish": varnish, "front": front}
+
+
+def versions():
+    """What the peers say they are."""
+    nginx = subprocess.run([find("nginx"), "-v"], capture_output=True, text=True).stderr
+    varnish = subprocess.run([find("varnishd"), "-V"], capture_output=True, text=True).stderr
+    return [nginx.strip().rpartition(": ")[2], varnish.splitlines()[0].split(" revision")[0].replace("varnishd (", "")]
 
 
 def find(name):

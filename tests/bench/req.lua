@@ -1,19 +1,34 @@
--- wrk -s req.lua URL -- PATH [RANGE]: sends the same request again and again, prints one line of JSON.
-local text
+-- wrk -s req.lua URL -- PATH RANGE [COUNT [NEXT]]: sends requests, prints one line of JSON. Without COUNT the same request again and
+-- again. With it PATH is a format, and its number one of COUNT at random, or from NEXT on one after the other, as "next" says.
+local path, headers, text, count
+local only
+
+function setup(thread)
+  only = thread
+end
 
 function init(args)
-  local headers = { Host = "bench" } -- one key in every cache, whatever the port
-  if args[2] then headers["Range"] = "bytes=" .. args[2] end
-  text = wrk.format("GET", args[1], headers)
+  path, headers = args[1], { Host = "bench" } -- one key in every cache, whatever the port
+  if args[2] ~= "" then headers["Range"] = "bytes=" .. args[2] end
+  count, next_number = tonumber(args[3]), tonumber(args[4])
+  if not count then text = wrk.format("GET", path, headers) end
 end
 
 function request()
-  return text
+  if text then return text end
+  local number = next_number
+  if number then
+    next_number = number + 1
+    number = number % count
+  else
+    number = math.random(0, count - 1)
+  end
+  return wrk.format("GET", path:format(number), headers)
 end
 
 function done(summary, latency, _)
   local e = summary.errors
-  io.write(string.format('JSON {"requests":%d,"bytes":%d,"us":%d,"errors":%d,"p50_us":%.1f,"p99_us":%.1f}\n',
+  io.write(string.format('JSON {"requests":%d,"bytes":%d,"us":%d,"errors":%d,"p50_us":%.1f,"p99_us":%.1f,"next":%d}\n',
     summary.requests, summary.bytes, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,
-    latency:percentile(50), latency:percentile(99)))
+    latency:percentile(50), latency:percentile(99), only:get("next_number") or 0))
 end

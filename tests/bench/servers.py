@@ -154,6 +154,11 @@ class Server(Process):
             out.write(self._configuration())
         return [HTTPD, "-f", conf, *(options or ["-DFOREGROUND"])]
 
+    def answered(self):
+        """Requests that its access.log holds."""
+        with open(os.path.join(self.folder, "access.log"), "rb") as log:
+            return sum(1 for _ in log)
+
     def _configuration(self):
         defines = {"CHILDREN": 2, "THREADS": 32, "WORK": self.folder, "MODULES": MODULES, **self.defines, **self.ports}
         defines["WORKERS"] = defines["CHILDREN"] * defines["THREADS"]

@@ -1,0 +1,275 @@
+"""The tables of a run, by what they are about; page.py shows them too, below their plots.
+
+A cell is a median over the rounds, with the least and the most of them in brackets where that is said.
+"""
+import collections
+import statistics
+
+import cold
+import many
+import ways
+from goals import Results
+from ways import BARE_NOT_COPIED, DETAILED, NAMES, NOT_COPIED
+
+Table = collections.namedtuple("Table", "title head rows note", defaults=("",))
+
+
+def report(results):
+    """All there is to print."""
+    parts = [about(results["environment"])]
+    parts += [markdown(table) for tables in sections(results).values() for table in tables]
+    verdicts = [verdict(goal) for goal in results["goals"]]
+    parts.append(f"{verdicts.count('ok')} of {len(verdicts) - verdicts.count('')} goals are met.")
+    return "\n\n".join(parts)
+
+
+def about(e):
+    network = "" if e["own_network"] else "; no network of its own: loopback bytes are everybody's"
+    return (
+        f"{e['httpd']}, {', '.join(e['peers'])}, Linux {e['kernel']}, {e['cpus']} x {e['cpu']}, load {e['load']:.1f}, rounds: {e['rounds']},"
+        f" of requests from outside {e['outside_rounds']}, cold {e['cold_rounds']}; {e['secs'] / 60:.0f} minutes{network}"
+    )
+
+
+def sections(results):
+    """Tables by section, in the order of the page."""
+    r = Results(results)
+    return {
+        "peers": [behind(results["peers"]), compared(results["peers"])],
+        "inside": [inside(r), counts(r), instructions(results["instructions"])],
+        "outside": [*(outside(r, *measure) for measure in OUTSIDE), calls(r)],
+        "cold": [table for latency in sorted(cold.LATENCIES_MS, reverse=True) for table in (waits(r, latency), asked(r, latency))],
+        "entries": [entries(results["growth"]["rows"], keys) for keys in ("ten", "any")] + [start(results["many"])],
+        "sizes": [sizes(r)],
+        "memory": [memory(results["memory"]), memory_of_entries(results["growth"]["memory"])],
+        "goals": [goals(results["goals"])],
+    }
+
+
+# Against the peers
+
+
+def behind(rows):
+    """The rows in which we are not ahead."""
+    rows = [row for row in rows if row["verdict"] in ("behind", "even")]
+    return Table("Where a peer is as good or better: ours against the best peer", COMPARED, [comparison(row) for row in rows])
+
+
+COMPARED = ["row", "measure", "ours", "best peer", "", "ratio (least..most of the rounds)", ""]
+
+
+def comparison(row):
+    ratio = f"{number(row['ratio'])} ({number(row['least'])}..{number(row['most'])})"
+    return [row["what"], row["measure"], number(row["ours"]), row["best"], number(row["peer"]), ratio, row["verdict"]]
+
+
+def compared(rows):
+    """How many rows end how, by what they are about."""
+    found = collections.Counter((row["what"].split(",")[0], row["verdict"]) for row in rows)
+    kinds = dict.fromkeys(kind if "entries" not in kind else "by entries" for kind, _ in found)
+    by_kind = {kind: collections.Counter() for kind in kinds}
+    for (kind, end), n in found.items():
+        by_kind[kind if "entries" not in kind else "by entries"][end] += n
+    ends = ["ahead", "the same", "even", "behind"]
+    return Table("Rows against the best peer", ["", *ends], [[kind, *(n[end] for end in ends)] for kind, n in by_kind.items()])
+
+
+# Hits
+
+
+def inside(r):
+    columns = ["module", "mmap", "raw", "lookup", NOT_COPIED, BARE_NOT_COPIED, "Varnish", "nginx", "nginx slice", "tuned", "recipe"]
+    rows = []
+    for workload in (name for name in NAMES if r.has("inside", "module", name)):
+        cells = []
+        for way in columns:
+            is_there = r.has("inside", way, workload)
+            cells.append(spread(r.values("inside", way, workload, "us")) if is_there else "")
+            if is_there:
+                cells[-1] += f"; CPU {number(r.median('inside', way, workload, 'cpu_us'))}"
+        rows.append([NAMES[workload], *cells])
+    return Table("Sub-requests inside httpd, µs of wall time (least..most of the rounds); CPU time of all servers at work", ["", *columns], rows)
+
+
+OUTSIDE = [
+    ("per_second", "requests per second"), ("p50_us", "p50, µs"), ("p99_us", "p99, µs"), ("cpu_ms", "CPU ms per 1000 requests"),
+    ("loopback", "bytes over loopback per request"),
+]
+
+
+def outside(r, key, name):
+    rows = []
+    for workload in NAMES:
+        for clients in (1, 2, 4, 16, 64):
+            if any(r.has("outside", way, workload, clients) for way in ways.OUTSIDE):
+                rows.append([NAMES[workload], clients, *(
+                    number(r.median("outside", way, workload, key, clients=clients)) if r.has("outside", way, workload, clients) else ""
+                    for way in ways.OUTSIDE
+                )])
+    return Table(f"Requests from outside: {name}", ["", "clients", *ways.OUTSIDE], rows)
+
+
+def counts(r):
+    columns = dict.fromkeys(row["way"] for row in r.results["counts"])
+    rows = [
+        [NAMES[workload], *(
+            f"{number(r.count('counts', way, workload, 'loopback'))}; {number(r.count('counts', way, workload, 'switches'))}" for way in columns
+        )]
+        for workload in DETAILED
+    ]
+    return Table("Per sub-request: bytes over loopback; context switches", ["", *columns], rows)
+
+
+def calls(r):
+    columns = dict.fromkeys(row["way"] for row in r.results["system_calls"])
+    rows = [
+        [NAMES[workload], *(number(r.count("system_calls", way, workload, "per_request")) for way in columns)] for workload in DETAILED
+    ]
+    top = r.count("system_calls", "module", "3m", "top") or {}
+    note = "The module's, 64 kB of 3 MB: " + ", ".join(f"{name} {n}" for name, n in top.items())
+    return Table("System calls per request from outside, one client", ["", *columns], rows, note)
+
+
+def instructions(profiles):
+    rows = [[NAMES[p["workload"]], *(number(p.get(key)) for key in ("own", "handler", "all"))] for p in profiles]
+    note = " ".join(p["error"] for p in profiles if "error" in p)
+    head = ["", "in the module", "its handler with all that it calls", "in all, httpd included"]
+    return Table("Instructions of a sub-request hit, bytes not copied", head, rows, note)
+
+
+def sizes(r):
+    rows = [
+        [NAMES[workload], *(spread(r.values("size", way, workload, "us")) for way in ways.SIZED_WAYS)] for workload in ways.LENGTHS if r.has("size", "module", workload)
+    ]
+    return Table("Sub-requests by the object's length, µs (least..most of the rounds)", ["", *ways.SIZED_WAYS], rows)
+
+
+# Cold objects
+
+
+def waits(r, latency_ms):
+    rows = []
+    for case in r.cold_cases(latency_ms):
+        cells = [
+            "; ".join(number(r.cold_median(way, case, key, latency_ms)) for key in ("first_ms", "ms"))
+            if r.cold_rounds(way, case, latency_ms) else "" for way in cold.WAYS
+        ]
+        rows.append([cold.NAMES[case], *cells])
+    head = ["", *(f"{way}, 1 client" if way == cold.DIRECT else way for way in cold.WAYS)]
+    return Table(f"Cold objects, storage {latency_ms} ms away: slowest first byte; slowest end, ms", head, rows)
+
+
+def asked(r, latency_ms):
+    columns = [way for way in cold.WAYS if way != cold.DIRECT]
+    rows = []
+    for case in r.cold_cases(latency_ms):
+        length = cold.length(cold.CASES[case])
+        cells = [
+            f"{number(r.cold_median(way, case, 'requests', latency_ms))}; {number(r.cold_median(way, case, 'bytes', latency_ms) / length)}"
+            if r.cold_rounds(way, case, latency_ms) else "" for way in columns
+        ]
+        rows.append([cold.NAMES[case], *cells])
+    return Table(f"Cold objects, storage {latency_ms} ms away: requests to storage; bytes that left it, of the object's", ["", *columns], rows)
+
+
+# Growth and memory
+
+
+def entries(rows, keys):
+    """Hits by the number of entries, where `keys` are asked: ten, or any."""
+    cells = {}
+    for row in rows:
+        if row["keys"] == keys:
+            cells.setdefault((row["way"], row["count"]), []).append(row)
+    columns, counts = (dict.fromkeys(sorted({key[i] for key in cells}, key=str if i == 0 else int)) for i in (0, 1))
+    body = [
+        [count, *(
+            "; ".join(number(statistics.median(row[key] for row in cells[way, count])) for key in ("p50_us", "p99_us", "per_second", "cpu_ms"))
+            if (way, count) in cells else "" for way in columns
+        )]
+        for count in counts
+    ]
+    title = f"Main requests by the number of entries, {keys} of them asked: p50; p99, µs; requests per second; CPU ms per 1000"
+    return Table(title, ["entries", *columns], body)
+
+
+def start(m):
+    def median(name, key):
+        return statistics.median(row[name][key] for row in m["rounds"])
+
+    hits = [
+        [f"hit, sub-request, of {count} entries, µs (µs of CPU)",
+         f"{number(median(name, 'us'))} ({number(median(name, 'cpu_us'))})"]
+        for name, count in (("few", m["few_entries"]), ("many", m["entries"]))
+    ]
+    return Table(f"A store of {m['entries']} entries", ["", ""], [
+        *hits,
+        ["first hit after a start, ms, under strace", number(m["first_hit_ms"])],
+        ["first hit after a start without the control block, ms", number(m["lost_first_hit_ms"])],
+        ["first fill after that, which has all entries counted, ms", number(m["counting_ms"])],
+        ["hits meanwhile; the slowest of them, ms", f"{m['counting_hits']}; {number(m['counting_hit_ms'])}"],
+        ["made by the store's own engine, s", number(m["made_secs"])],
+    ])
+
+
+def memory(m):
+    """Of each server, all its processes: after its start, and after the hits."""
+    rows = [
+        [name, *(mega(m[when][name][part]) for when in ("idle", "hits") for part in ("pss", "pss_anon"))] for name in m["idle"]
+    ]
+    head = ["server", "after the start", "of it anonymous", "after the hits", "of it anonymous"]
+    note = "The rest is files that are mapped: pages of the module's store are page cache, which the kernel takes back when it needs them."
+    return Table("Memory (Pss), MB", head, rows, note)
+
+
+def memory_of_entries(found):
+    """By the number of entries; what an entry takes is the difference over that of entries."""
+    few, rows = {row["way"]: row for row in found if row["count"] == many.FEW}, []
+    for row in found:
+        way, count = row["way"], row["count"]
+        an_entry = [(row[part] - few[way][part]) / (count - many.FEW) if count > 1000 else None for part in ("pss", "pss_anon")]
+        rows.append([way, count, mega(row["pss"]), mega(row["pss_anon"]), *("" if n is None else number(n) for n in an_entry)])
+    head = ["server", "entries", "Pss, MB", "of it anonymous", "bytes an entry", "of it anonymous"]
+    return Table("Memory by the number of entries", head, rows)
+
+
+# Goals
+
+
+def goals(found):
+    rows = []
+    for g in found:
+        bound = f"{g['relation']} {number(g['bound'])}" if g["bound"] is not None else ""
+        rows.append([g["what"], number(g["value"]), bound, verdict(g)])
+    return Table("Goals", ["what", "measured", "goal", ""], rows)
+
+
+def verdict(goal):
+    if goal["bound"] is None:
+        return ""
+    return "ok" if goal["ok"] else "not ok"
+
+
+# Text
+
+
+def markdown(table):
+    lines = [table.head, ["---"] * len(table.head), *table.rows]
+    text = "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n\n".join(part for part in (table.title, text, table.note) if part)
+
+
+def spread(values):
+    return f"{number(statistics.median(values))} ({number(min(values))}..{number(max(values))})"
+
+
+def mega(length):
+    return number(length / 1e6)
+
+
+def number(x):
+    if x is None:
+        return "not measured"
+    if x == int(x) or abs(x) >= 100:
+        return f"{x:.0f}"
+    return f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 0.1 else f"{x:.4f}"
