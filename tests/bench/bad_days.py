@@ -17,7 +17,7 @@ import content
 import measure
 import servers
 
-ROUNDS, OBJECTS = (2, 200) if os.environ.get("QUICK") == "1" else (5, 600)
+ROUNDS, OBJECTS = (1, 100) if os.environ.get("QUICK") == "1" else (3, 600)
 CLIENTS = 8
 DAYS = {"fails one request in 10": "fail-10", "begins one answer in 100 10 s late": "stall-100"}
 WAYS = {

@@ -9,6 +9,7 @@ import cold
 import ways
 
 OURS = "module"
+SAME_WITHIN = 0.01
 # What a row says, by table: its key, its name, and whether more is better.
 HITS = [("us", "µs", False), ("cpu_us", "µs of CPU", False)]
 OUTSIDE = [
@@ -23,19 +24,36 @@ GROWTH = [("p50_us", "p50, µs", False), ("per_second", "requests per second", T
 
 
 def rows(results):
-    """All comparisons, as rows."""
-    found = []
-    for row in results["rows"]:
-        names = {"inside": "sub-request", "size": "sub-request, by size", "outside": "main request"}
-        what = f"{names[row['kind']]}, {ways.NAMES[row['workload']]}"
-        if row["kind"] == "outside":
-            what += f", {row['clients']} client{'s' * (row['clients'] > 1)}"
-        found.append((what, row, OUTSIDE if row["kind"] == "outside" else HITS))
-    for row in results["cold"]:
-        found.append((f"cold, storage {row['latency_ms']} ms away, {cold.NAMES[row['case']]}", row, COLD))
-    for row in results["growth"]["rows"]:
-        found.append((f"{row['count']} entries, {row['keys']} of them, 16 clients", row, GROWTH))
-    return [compared for what, cells in by_what(found).items() for compared in compare(what, *cells)]
+    """All comparisons, as rows, in the order of the tables."""
+    found = [*hits(results["rows"]), *cold_objects(results["cold"]), *growth(results["growth"]["rows"])]
+    return [
+        {"about": about, "what": what, **compared}
+        for (about, _, what), cells in sorted(by_what(found).items(), key=lambda item: item[0])
+        for compared in compare(*cells)
+    ]
+
+
+def hits(rows):
+    """What each row is of, as what it is about, its place there and its name; the row; what is compared."""
+    names, places = {"inside": "sub-request", "size": "sub-request by length", "outside": "main request"}, list(ways.NAMES)
+    for row in rows:
+        clients = f", {row['clients']} client{'s' * (row['clients'] > 1)}" if row["kind"] == "outside" else ""
+        place = places.index(row["workload"]), row["clients"]
+        what = f"{names[row['kind']]}, {ways.NAMES[row['workload']]}{clients}"
+        yield (names[row["kind"]], place, what), row, OUTSIDE if row["kind"] == "outside" else HITS
+
+
+def cold_objects(rows):
+    places = list(cold.NAMES)
+    for row in rows:
+        what = f"cold, storage {row['latency_ms']} ms away, {cold.NAMES[row['case']]}"
+        yield ("cold", (row["latency_ms"], places.index(row["case"])), what), row, COLD
+
+
+def growth(rows):
+    for row in rows:
+        what = f"{row['count']} entries, {row['keys']} of them, 16 clients"
+        yield ("number of entries", (row["count"], row["keys"]), what), row, GROWTH
 
 
 def by_what(found):
@@ -47,7 +65,7 @@ def by_what(found):
     return grouped
 
 
-def compare(what, cells, measures):
+def compare(cells, measures):
     """A row for each measure of ours that a peer has too."""
     peers = [way for way in ways.PEERS if way in cells]
     if not peers or OURS not in cells:
@@ -59,7 +77,7 @@ def compare(what, cells, measures):
         pairs = [(cells[OURS][n][key], cells[best][n][key]) for n in shared]
         ratios = [ratio(*(pair[::-1] if more_is_better else pair)) for pair in pairs]
         yield {
-            "what": what, "measure": name, "ours": medians[OURS], "best": best, "peer": medians[best],
+            "measure": name, "ours": medians[OURS], "best": best, "peer": medians[best],
             "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios), "verdict": verdict(ratios),
         }
 
@@ -71,8 +89,8 @@ def ratio(ours, theirs):
 
 
 def verdict(ratios):
-    """Ahead; the same, where nothing differs; behind in every round, or only in the median."""
-    if all(value == 1 for value in ratios):
+    """Ahead; the same, where nothing differs that counts; behind in every round, or only in the median."""
+    if all(abs(value - 1) <= SAME_WITHIN for value in ratios):
         return "the same"
     if statistics.median(ratios) < 1:
         return "ahead"

@@ -11,7 +11,7 @@ import peers
 import ways
 
 COUNTED_CALLS = {"module": 5000, "recipe": 20, "tuned": 20, "nginx": 200, "nginx slice": 200, "Varnish": 200}
-TRACED_WAYS = ("module", "sendfile", "mmap", "tuned", "recipe")
+TRACED_WAYS = ("module", "sendfile") if ways.QUICK else ("module", "sendfile", "mmap", "tuned", "recipe")
 TRACED_REQUESTS = 300
 TRACED_RECIPE_REQUESTS = {"ism": 50, "3m": 10, "30m": 3}
 INSTRUCTION_HITS = 200

@@ -12,6 +12,8 @@ import time
 import cold
 
 FRAGMENTS = 3600
+# A quick run leaves out the film whose fragments are not listed: it takes more than a minute.
+KINDS = ("listed",) if os.environ.get("QUICK") == "1" else ("listed", "unlisted")
 
 
 def run(work, target):
@@ -24,7 +26,7 @@ def run(work, target):
     storage.start()
     rows = {}
     try:
-        for kind in ("listed", "unlisted"):
+        for kind in KINDS:
             film = os.path.join(folder, f"{kind}.cmfv")
             subprocess.run([tool, "make", film, kind], check=True)
             rows[kind] = over_http(work, os.path.join(target, "uspcache"), storage, kind, os.path.getsize(film))
@@ -38,8 +40,9 @@ def run(work, target):
         "index within 2 % of 2.03 MB": abs(measured["index_bytes"] / 2.03e6 - 1) <= 0.02,
         "over HTTP below 1 % of the bytes": all(row["share"] < 0.01 for row in rows.values()),
         "at most 10 round trips per 100 fragments that are listed": rows["listed"]["trips"] <= FRAGMENTS / 10,
-        "at most one request a fragment that is not": rows["unlisted"]["requests"] <= FRAGMENTS + 3,
     }
+    if "unlisted" in rows:
+        goals["at most one request a fragment that is not"] = rows["unlisted"]["requests"] <= FRAGMENTS + 3
     for goal, is_met in goals.items():
         print(f"{'met    ' if is_met else 'NOT MET'} {goal}")
 

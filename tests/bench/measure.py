@@ -98,7 +98,7 @@ def wrk(port, path, bytes_range, clients, secs, keys=()):
     if not found:
         raise SystemExit(f"bench: wrk: {done.stdout[-300:]}{done.stderr[-300:]}")
     result = json.loads(found.group(1).replace("-nan", "0").replace("nan", "0"))
-    if result["errors"] or not result["requests"]:
+    if any(result["errors"].values()) or not result["requests"]:
         raise SystemExit(f"bench: wrk on port {port}, {path}: {result}")
     return result
 

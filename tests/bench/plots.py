@@ -4,7 +4,7 @@ import statistics
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 import cold
 import ways
@@ -48,6 +48,7 @@ def inside(r):
 
 def bars(title, values, groups, names):
     """Horizontal bars on a logarithmic scale: a group for each of `groups`, a bar with its spread for each way."""
+    values = {way: found for way, found in values.items() if found}
     figure = Figure(figsize=(10, 0.6 + 0.17 * len(groups) * (len(values) + 1)))
     axes = figure.add_subplot()
     height = BAR / len(values)
@@ -56,8 +57,8 @@ def bars(title, values, groups, names):
         medians = [statistics.median(found[group]) for group in groups if group in found]
         ends = [[m - min(found[g]) for g, m in zip(found, medians)], [max(found[g]) - m for g, m in zip(found, medians)]]
         axes.barh(at, medians, height * 0.9, label=way, color=COLOURS[way], xerr=ends, error_kw={"elinewidth": 0.8, "ecolor": "#333"})
-        for y, value in zip(at, medians):
-            axes.annotate(f" {short(value)}", (value, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
+        for y, value, most in zip(at, medians, (max(found[group]) for group in groups if group in found)):
+            axes.annotate(short(value), (most, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7)
     axes.set_yticks(range(len(groups)), [plain(names[group]) for group in groups])
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -85,6 +86,8 @@ def outside_figure(r, key, name, workloads, columns):
             clients = sorted(cell[3] for cell in r.cells if cell[:3] == ("outside", way, workload))
             line(axes, way, clients, [r.values("outside", way, workload, key, clients=c) for c in clients])
         logarithmic(axes, plain(ways.NAMES[workload]), "clients" if n // columns == rows - 1 else "")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(sorted({cell[3] for cell in r.cells if cell[0] == "outside" and cell[2] == workload}))
     figure.suptitle(f"Main-request hits: {name}, by the number of clients", x=0.01, ha="left")
     named(figure)
     return figure
@@ -103,6 +106,7 @@ def line(axes, way, at, values):
 def logarithmic(axes, title, x_name):
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         axis.set_minor_formatter(NullFormatter())

@@ -28,7 +28,8 @@ end
 
 function done(summary, latency, _)
   local e = summary.errors
-  io.write(string.format('JSON {"requests":%d,"bytes":%d,"us":%d,"errors":%d,"p50_us":%.1f,"p99_us":%.1f,"next":%d}\n',
-    summary.requests, summary.bytes, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,
-    latency:percentile(50), latency:percentile(99), only:get("next_number") or 0))
+  io.write(string.format('JSON {"requests":%d,"bytes":%d,"us":%d,"p50_us":%.1f,"p99_us":%.1f,"next":%d,' ..
+    '"errors":{"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}}\n',
+    summary.requests, summary.bytes, summary.duration, latency:percentile(50), latency:percentile(99), only:get("next_number") or 0,
+    e.connect, e.read, e.write, e.status, e.timeout))
 end

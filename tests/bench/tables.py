@@ -35,7 +35,7 @@ def sections(results):
     """Tables by section, in the order of the page."""
     r = Results(results)
     return {
-        "peers": [behind(results["peers"]), compared(results["peers"])],
+        "peers": [compared(results["peers"]), behind(results["peers"])],
         "inside": [inside(r), counts(r), instructions(results["instructions"])],
         "outside": [*(outside(r, *measure) for measure in OUTSIDE), calls(r)],
         "cold": [table for latency in sorted(cold.LATENCIES_MS, reverse=True) for table in (waits(r, latency), asked(r, latency))],
@@ -65,13 +65,10 @@ def comparison(row):
 
 def compared(rows):
     """How many rows end how, by what they are about."""
-    found = collections.Counter((row["what"].split(",")[0], row["verdict"]) for row in rows)
-    kinds = dict.fromkeys(kind if "entries" not in kind else "by entries" for kind, _ in found)
-    by_kind = {kind: collections.Counter() for kind in kinds}
-    for (kind, end), n in found.items():
-        by_kind[kind if "entries" not in kind else "by entries"][end] += n
-    ends = ["ahead", "the same", "even", "behind"]
-    return Table("Rows against the best peer", ["", *ends], [[kind, *(n[end] for end in ends)] for kind, n in by_kind.items()])
+    ends, found = ["ahead", "the same", "even", "behind"], {}
+    for row in rows:
+        found.setdefault(row["about"], collections.Counter())[row["verdict"]] += 1
+    return Table("Rows against the best peer", ["", *ends], [[about, *(n[end] for end in ends)] for about, n in found.items()])
 
 
 # Hits
