@@ -80,7 +80,7 @@ check: ## Format, lints with and without httpd, tests without httpd, docs
 	$(CARGO) test --no-default-features
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
-bench: ## Measure against the replaced recipe and httpd's own files (QUICK=1: in short)
+bench: ## Measure against the replaced recipe, nginx, Varnish and httpd's own files, with a page of plots (QUICK=1: in short)
 	tests/setup
 	$(CARGO) build --release --lib --bins --example make_store --example index_film
 	tests/bench/run

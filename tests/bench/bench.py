@@ -5,6 +5,7 @@ memory. `run` prepares all that this needs.
 """
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ import peers
 import servers
 import tables
 import ways
+
+
+FILES = 65_536
 
 
 def say(*words):
@@ -77,6 +81,12 @@ class Bench:
             server.remove()
 
 
+def raise_limit():
+    """Lets each server hold as many files open as it wants to: connections, and files that it keeps at hand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if most == resource.RLIM_INFINITY else min(most, FILES), most))
+
+
 def environment():
     with open("/proc/cpuinfo") as f:
         model = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), "unknown CPU")
@@ -95,6 +105,7 @@ def main():
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started this in the background
+    raise_limit()
     begun, bench = time.monotonic(), Bench(work, module)
     try:
         results = bench.run()
