@@ -8,6 +8,7 @@ import re
 import signal
 import statistics
 import subprocess
+import sys
 import time
 
 from servers import HERE, die_with_parent
@@ -90,7 +91,7 @@ def burst(work, port, path, file, clients, span=None):
 
 
 def wrk(port, path, bytes_range, clients, secs, keys=()):
-    """What wrk says of one request, again and again, or with `keys` of many; see req.lua."""
+    """What wrk says of one request, again and again, or with `keys` of many; see req.lua. A connection that was closed is no failure yet."""
     command = ["wrk", "-t1", f"-c{clients}", f"-d{secs}s", "--timeout", "30s", "-s", f"{HERE}/req.lua"]
     command += [f"http://127.0.0.1:{port}/", "--", path, "%d-%d" % bytes_range if bytes_range else "", *map(str, keys)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=secs + 60, preexec_fn=die_with_parent)
@@ -98,20 +99,28 @@ def wrk(port, path, bytes_range, clients, secs, keys=()):
     if not found:
         raise SystemExit(f"bench: wrk: {done.stdout[-300:]}{done.stderr[-300:]}")
     result = json.loads(found.group(1).replace("-nan", "0").replace("nan", "0"))
+    result["closed"] = result["errors"].pop("read")
     if any(result["errors"].values()) or not result["requests"]:
         raise SystemExit(f"bench: wrk on port {port}, {path}: {result}")
     return result
 
 
 def outside(server, port, path, bytes_range, clients, secs, keys=()):
-    """CPU time that the server spends on 1000 requests from outside, what a request moves over loopback, and what clients see."""
-    cpu, moved = server.cpu_ns(), loopback_bytes()
-    result = wrk(port, path, bytes_range, clients, secs, keys)
-    cpu, moved = server.cpu_ns() - cpu, loopback_bytes() - moved
-    return {
-        "cpu_ms": cpu / 1e3 / result["requests"], "loopback": moved / result["requests"],
-        "per_second": result["requests"] / result["us"] * 1e6, "p50_us": result["p50_us"], "p99_us": result["p99_us"],
-    }
+    """CPU time that the server spends on 1000 requests from outside, what a request moves over loopback, and what clients see.
+
+    Measured anew where the server closed a connection, as a busy httpd does with those that are idle; never more than twice.
+    """
+    for _ in range(3):
+        cpu, moved = server.cpu_ns(), loopback_bytes()
+        result = wrk(port, path, bytes_range, clients, secs, keys)
+        cpu, moved = server.cpu_ns() - cpu, loopback_bytes() - moved
+        if not result["closed"]:
+            return {
+                "cpu_ms": cpu / 1e3 / result["requests"], "loopback": moved / result["requests"],
+                "per_second": result["requests"] / result["us"] * 1e6, "p50_us": result["p50_us"], "p99_us": result["p99_us"],
+            }
+        print(f"bench: {server.name} closed {result['closed']} connections, {path}, {clients} clients: once more", file=sys.stderr)
+    raise SystemExit(f"bench: {server.name} closes connections, {path}, {clients} clients: {result}")
 
 
 def loopback_bytes():

@@ -160,7 +160,7 @@ class Server(Process):
             return sum(1 for _ in log)
 
     def _configuration(self):
-        defines = {"CHILDREN": 2, "THREADS": 64, "WORK": self.folder, "MODULES": MODULES, **self.defines, **self.ports}
+        defines = {"CHILDREN": 2, "THREADS": 128, "WORK": self.folder, "MODULES": MODULES, **self.defines, **self.ports}
         defines["WORKERS"] = defines["CHILDREN"] * defines["THREADS"]
         if os.geteuid() == 0:
             user = pwd.getpwnam(run_user())
