@@ -64,6 +64,7 @@ class Bench:
         for name, server in self.servers.items():
             if name != "storage":
                 server.stop()
+                server.remove()
         results["cold"] = self.cold.run(ways.COLD_ROUNDS, say)
         results["many"] = self.many.run(ways.ROUNDS, ways.REPEATS, say)
         results["growth"] = self.growth.run(say)
