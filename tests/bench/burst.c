@@ -3,7 +3,7 @@
  *   burst PORT PATH FILE CLIENTS [FIRST LENGTH STRIDE]
  *
  * With FIRST, client n asks for LENGTH bytes from FIRST + n * STRIDE. Prints a line of JSON: answers that are wrong (in status, length
- * or a byte), answers that are partial, and the slowest first byte and the slowest end of an answer, in ms. */
+ * or a byte), answers that are partial, and the slowest first byte of a body and the slowest end, in ms. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -81,8 +81,6 @@ static int read_answer(int fd, client *c, double begun)
     while (body == NULL) {
         if (held == BUFFER_LEN || (n = read(fd, buffer + held, BUFFER_LEN - held)) <= 0)
             return 0;
-        if (held == 0)
-            c->first_ms = now_ms() - begun;
         held += (size_t)n;
         buffer[held] = 0;
         body = strstr(buffer, "\r\n\r\n");
@@ -95,7 +93,10 @@ static int read_answer(int fd, client *c, double begun)
     size_t len = held - (size_t)(body - buffer);
     int right = is_right(body, len, at);
     at += (long long)len;
+    c->first_ms = len > 0 ? now_ms() - begun : 0;
     while (right && at < end && (n = read(fd, buffer, BUFFER_LEN)) > 0) {
+        if (c->first_ms == 0)
+            c->first_ms = now_ms() - begun;
         right = is_right(buffer, (size_t)n, at);
         at += n;
     }

@@ -10,6 +10,8 @@ import ways
 
 OURS = "module"
 SAME_WITHIN = 0.01
+# What rows are about, in the order of the tables.
+ABOUT = ["sub-request", "sub-request by length", "main request", "cold", "number of entries"]
 # What a row says, by table: its key, its name, and whether more is better.
 HITS = [("us", "µs", False), ("cpu_us", "µs of CPU", False)]
 OUTSIDE = [
@@ -28,19 +30,24 @@ def rows(results):
     found = [*hits(results["rows"]), *cold_objects(results["cold"]), *growth(results["growth"]["rows"])]
     return [
         {"about": about, "what": what, **compared}
-        for (about, _, what), cells in sorted(by_what(found).items(), key=lambda item: item[0])
+        for (about, _, what), cells in sorted(by_what(found).items(), key=place)
         for compared in compare(*cells)
     ]
 
 
+def place(item):
+    (about, place_there, _), _ = item
+    return ABOUT.index(about), place_there
+
+
 def hits(rows):
     """What each row is of, as what it is about, its place there and its name; the row; what is compared."""
-    names, places = {"inside": "sub-request", "size": "sub-request by length", "outside": "main request"}, list(ways.NAMES)
+    names, places = dict(zip(("inside", "size", "outside"), ABOUT)), list(ways.NAMES)
     for row in rows:
         clients = f", {row['clients']} client{'s' * (row['clients'] > 1)}" if row["kind"] == "outside" else ""
-        place = places.index(row["workload"]), row["clients"]
         what = f"{names[row['kind']]}, {ways.NAMES[row['workload']]}{clients}"
-        yield (names[row["kind"]], place, what), row, OUTSIDE if row["kind"] == "outside" else HITS
+        place_there, measures = (places.index(row["workload"]), row["clients"]), OUTSIDE if row["kind"] == "outside" else HITS
+        yield (names[row["kind"]], place_there, what), row, measures
 
 
 def cold_objects(rows):

@@ -91,7 +91,7 @@ def burst(work, port, path, file, clients, span=None):
 
 
 def wrk(port, path, bytes_range, clients, secs, keys=()):
-    """What wrk says of one request, again and again, or with `keys` of many; see req.lua. A connection that was closed is no failure yet."""
+    """What wrk says of one request, again and again, or with `keys` of many; see req.lua. A closed connection is no failure yet."""
     command = ["wrk", "-t1", f"-c{clients}", f"-d{secs}s", "--timeout", "30s", "-s", f"{HERE}/req.lua"]
     command += [f"http://127.0.0.1:{port}/", "--", path, "%d-%d" % bytes_range if bytes_range else "", *map(str, keys)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=secs + 60, preexec_fn=die_with_parent)

@@ -16,7 +16,7 @@ matplotlib.rcParams.update({
 })
 # Ours stands out, bounds are grey.
 COLOURS = {
-    "module": "#d62728", "Varnish": "#1f77b4", "varnish": "#1f77b4", "nginx": "#2ca02c", "nginx slice": "#98df8a", "tuned": "#ff9f40",
+    "module": "#d62728", "Varnish": "#1f77b4", "nginx": "#2ca02c", "nginx slice": "#98df8a", "tuned": "#ff9f40",
     "recipe": "#8c564b", "sendfile": "#555555", "mmap": "#999999", "nginx static": "#bbbbbb", "storage": "#999999",
 }
 BAR = 0.8  # of the room that a group has
@@ -127,10 +127,8 @@ def colds(r):
     figures = []
     for latency_ms in sorted(cold.LATENCIES_MS, reverse=True):
         cases = r.cold_cases(latency_ms)
-        values = {
-            way: {case: [row["ms"] for row in r.cold_rounds(way, case, latency_ms)] for case in cases if r.cold_rounds(way, case, latency_ms)}
-            for way in cold.WAYS
-        }
+        rows = {way: {case: r.cold_rounds(way, case, latency_ms) for case in cases} for way in cold.WAYS}
+        values = {way: {case: [row["ms"] for row in of] for case, of in found.items() if of} for way, found in rows.items()}
         figures.append(bars(f"Cold, storage {latency_ms} ms away: the slowest client's end, ms", values, cases, cold.NAMES))
     return figures
 

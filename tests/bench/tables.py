@@ -12,6 +12,8 @@ from goals import Results
 from ways import BARE_NOT_COPIED, DETAILED, NAMES, NOT_COPIED
 
 Table = collections.namedtuple("Table", "title head rows note", defaults=("",))
+# With fewer, what an entry takes is lost in what a server takes anyway.
+ENTRIES_TO_DIVIDE = 5000
 
 
 def report(results):
@@ -26,8 +28,8 @@ def report(results):
 def about(e):
     network = "" if e["own_network"] else "; no network of its own: loopback bytes are everybody's"
     return (
-        f"{e['httpd']}, {', '.join(e['peers'])}, Linux {e['kernel']}, {e['cpus']} x {e['cpu']}, load {e['load']:.1f}, rounds: {e['rounds']},"
-        f" of requests from outside {e['outside_rounds']}, cold {e['cold_rounds']}; {e['secs'] / 60:.0f} minutes{network}"
+        f"{e['httpd']}, {', '.join(e['peers'])}, Linux {e['kernel']}, {e['cpus']} x {e['cpu']}, load {e['load']:.1f},"
+        f" rounds: {e['rounds']}, of requests from outside {e['outside_rounds']}, cold {e['cold_rounds']}; {e['secs'] / 60:.0f} minutes{network}"
     )
 
 
@@ -38,7 +40,7 @@ def sections(results):
         "peers": [compared(results["peers"]), behind(results["peers"])],
         "inside": [inside(r), counts(r), instructions(results["instructions"])],
         "outside": [*(outside(r, *measure) for measure in OUTSIDE), calls(r)],
-        "cold": [table for latency in sorted(cold.LATENCIES_MS, reverse=True) for table in (waits(r, latency), asked(r, latency))],
+        "cold": [table(r, latency_ms) for latency_ms in reversed(cold.LATENCIES_MS) for table in (waits, asked)],
         "entries": [entries(results["growth"]["rows"], keys) for keys in ("ten", "any")] + [start(results["many"])],
         "sizes": [sizes(r)],
         "memory": [memory(results["memory"]), memory_of_entries(results["growth"]["memory"])],
@@ -75,17 +77,19 @@ def compared(rows):
 
 
 def inside(r):
-    columns = ["module", "mmap", "raw", "lookup", NOT_COPIED, BARE_NOT_COPIED, "Varnish", "nginx", "nginx slice", "tuned", "recipe"]
-    rows = []
-    for workload in (name for name in NAMES if r.has("inside", "module", name)):
-        cells = []
-        for way in columns:
-            is_there = r.has("inside", way, workload)
-            cells.append(spread(r.values("inside", way, workload, "us")) if is_there else "")
-            if is_there:
-                cells[-1] += f"; CPU {number(r.median('inside', way, workload, 'cpu_us'))}"
-        rows.append([NAMES[workload], *cells])
-    return Table("Sub-requests inside httpd, µs of wall time (least..most of the rounds); CPU time of all servers at work", ["", *columns], rows)
+    columns = ["module", "mmap", "raw", "lookup", NOT_COPIED, BARE_NOT_COPIED, *reversed(ways.PEERS)]
+    rows = [
+        [NAMES[workload], *(inside_cell(r, way, workload) for way in columns)]
+        for workload in NAMES if r.has("inside", "module", workload)
+    ]
+    title = "Sub-requests inside httpd, µs of wall time (least..most of the rounds); CPU time of all servers at work"
+    return Table(title, ["", *columns], rows)
+
+
+def inside_cell(r, way, workload):
+    if not r.has("inside", way, workload):
+        return ""
+    return f"{spread(r.values('inside', way, workload, 'us'))}; CPU {number(r.median('inside', way, workload, 'cpu_us'))}"
 
 
 OUTSIDE = [
@@ -95,25 +99,21 @@ OUTSIDE = [
 
 
 def outside(r, key, name):
-    rows = []
-    for workload in NAMES:
-        for clients in (1, 2, 4, 16, 64):
-            if any(r.has("outside", way, workload, clients) for way in ways.OUTSIDE):
-                rows.append([NAMES[workload], clients, *(
-                    number(r.median("outside", way, workload, key, clients=clients)) if r.has("outside", way, workload, clients) else ""
-                    for way in ways.OUTSIDE
-                )])
+    def cell(way, workload, clients):
+        is_there = r.has("outside", way, workload, clients)
+        return number(r.median("outside", way, workload, key, clients=clients)) if is_there else ""
+
+    asked = sorted({cell[2:] for cell in r.cells if cell[0] == "outside"}, key=lambda cell: (list(NAMES).index(cell[0]), cell[1]))
+    rows = [[NAMES[workload], n, *(cell(way, workload, n) for way in ways.OUTSIDE)] for workload, n in asked]
     return Table(f"Requests from outside: {name}", ["", "clients", *ways.OUTSIDE], rows)
 
 
 def counts(r):
+    def cell(way, workload):
+        return "; ".join(number(r.count("counts", way, workload, key)) for key in ("loopback", "switches"))
+
     columns = dict.fromkeys(row["way"] for row in r.results["counts"])
-    rows = [
-        [NAMES[workload], *(
-            f"{number(r.count('counts', way, workload, 'loopback'))}; {number(r.count('counts', way, workload, 'switches'))}" for way in columns
-        )]
-        for workload in DETAILED
-    ]
+    rows = [[NAMES[workload], *(cell(way, workload) for way in columns)] for workload in DETAILED]
     return Table("Per sub-request: bytes over loopback; context switches", ["", *columns], rows)
 
 
@@ -136,7 +136,8 @@ def instructions(profiles):
 
 def sizes(r):
     rows = [
-        [NAMES[workload], *(spread(r.values("size", way, workload, "us")) for way in ways.SIZED_WAYS)] for workload in ways.LENGTHS if r.has("size", "module", workload)
+        [NAMES[workload], *(spread(r.values("size", way, workload, "us")) for way in ways.SIZED_WAYS)]
+        for workload in ways.LENGTHS if r.has("size", "module", workload)
     ]
     return Table("Sub-requests by the object's length, µs (least..most of the rounds)", ["", *ways.SIZED_WAYS], rows)
 
@@ -153,20 +154,20 @@ def waits(r, latency_ms):
         ]
         rows.append([cold.NAMES[case], *cells])
     head = ["", *(f"{way}, 1 client" if way == cold.DIRECT else way for way in cold.WAYS)]
-    return Table(f"Cold objects, storage {latency_ms} ms away: slowest first byte; slowest end, ms", head, rows)
+    return Table(f"Cold objects, storage {latency_ms} ms away: slowest first byte of a body; slowest end, ms", head, rows)
 
 
 def asked(r, latency_ms):
+    def cell(way, case):
+        if not r.cold_rounds(way, case, latency_ms):
+            return ""
+        left = r.cold_median(way, case, "bytes", latency_ms) / cold.length(cold.CASES[case])
+        return f"{number(r.cold_median(way, case, 'requests', latency_ms))}; {number(left)}"
+
     columns = [way for way in cold.WAYS if way != cold.DIRECT]
-    rows = []
-    for case in r.cold_cases(latency_ms):
-        length = cold.length(cold.CASES[case])
-        cells = [
-            f"{number(r.cold_median(way, case, 'requests', latency_ms))}; {number(r.cold_median(way, case, 'bytes', latency_ms) / length)}"
-            if r.cold_rounds(way, case, latency_ms) else "" for way in columns
-        ]
-        rows.append([cold.NAMES[case], *cells])
-    return Table(f"Cold objects, storage {latency_ms} ms away: requests to storage; bytes that left it, of the object's", ["", *columns], rows)
+    rows = [[cold.NAMES[case], *(cell(way, case) for way in columns)] for case in r.cold_cases(latency_ms)]
+    title = f"Cold objects, storage {latency_ms} ms away: requests to storage; bytes that left it, of the object's"
+    return Table(title, ["", *columns], rows)
 
 
 # Growth and memory
@@ -178,16 +179,17 @@ def entries(rows, keys):
     for row in rows:
         if row["keys"] == keys:
             cells.setdefault((row["way"], row["count"]), []).append(row)
-    columns, counts = (dict.fromkeys(sorted({key[i] for key in cells}, key=str if i == 0 else int)) for i in (0, 1))
+    columns = [way for way in ("module", "nginx", "Varnish", "tuned") if any(way == key[0] for key in cells)]
     body = [
-        [count, *(
-            "; ".join(number(statistics.median(row[key] for row in cells[way, count])) for key in ("p50_us", "p99_us", "per_second", "cpu_ms"))
-            if (way, count) in cells else "" for way in columns
-        )]
-        for count in counts
+        [count, *(entries_cell(cells.get((way, count))) for way in columns)] for count in sorted({count for _, count in cells})
     ]
     title = f"Main requests by the number of entries, {keys} of them asked: p50; p99, µs; requests per second; CPU ms per 1000"
     return Table(title, ["entries", *columns], body)
+
+
+def entries_cell(rows):
+    measures = ("p50_us", "p99_us", "per_second", "cpu_ms") if rows else ()
+    return "; ".join(number(statistics.median(row[key] for row in rows)) for key in measures)
 
 
 def start(m):
@@ -223,9 +225,11 @@ def memory_of_entries(found):
     """By the number of entries; what an entry takes is the difference over that of entries."""
     few, rows = {row["way"]: row for row in found if row["count"] == many.FEW}, []
     for row in found:
-        way, count = row["way"], row["count"]
-        an_entry = [(row[part] - few[way][part]) / (count - many.FEW) if count > 1000 else None for part in ("pss", "pss_anon")]
-        rows.append([way, count, mega(row["pss"]), mega(row["pss_anon"]), *("" if n is None else number(n) for n in an_entry)])
+        more = row["count"] - many.FEW
+        lengths = [row[part] for part in ("pss", "pss_anon")]
+        grown = [row[part] - few[row["way"]][part] for part in ("pss", "pss_anon")]
+        an_entry = [number(length / more) if more >= ENTRIES_TO_DIVIDE else "" for length in grown]
+        rows.append([row["way"], row["count"], *map(mega, lengths), *an_entry])
     head = ["server", "entries", "Pss, MB", "of it anonymous", "bytes an entry", "of it anonymous"]
     return Table("Memory by the number of entries", head, rows)
 
