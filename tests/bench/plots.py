@@ -128,7 +128,7 @@ def colds(r):
     for latency_ms in sorted(cold.LATENCIES_MS, reverse=True):
         cases = r.cold_cases(latency_ms)
         rows = {way: {case: r.cold_rounds(way, case, latency_ms) for case in cases} for way in cold.WAYS}
-        values = {way: {case: [row["ms"] for row in of] for case, of in found.items() if of} for way, found in rows.items()}
+        values = {way: {case: [row["ms"] for row in rounds] for case, rounds in found.items() if rounds} for way, found in rows.items()}
         figures.append(bars(f"Cold, storage {latency_ms} ms away: the slowest client's end, ms", values, cases, cold.NAMES))
     return figures
 
