@@ -6,7 +6,7 @@ QUICK = os.environ.get("QUICK") == "1"
 ROUNDS = 3 if QUICK else 9
 REPEATS = 5 if QUICK else 9
 OUTSIDE_ROUNDS = 2 if QUICK else 5
-COLD_ROUNDS = 2 if QUICK else 5
+COLD_ROUNDS = 1 if QUICK else 5
 
 # What is asked: path, and first and last byte.
 WORKLOADS = {
