@@ -56,7 +56,7 @@ pub(super) struct Waiter<'w> {
 }
 
 /// What came of following a fill.
-enum Followed {
+pub(super) enum Followed {
     /// What is needed is there.
     Ready,
     /// It is over, or somebody else's turn: look again.
@@ -298,11 +298,11 @@ fn given_up(cache: &Cache, patience: &Patience) -> Option<Reason> {
 }
 
 /// Who waits for blocks of a fill.
-struct Follower<'f> {
-    cache: &'f Arc<Cache>,
-    order: &'f Arc<Order>,
+pub(super) struct Follower<'f> {
+    pub(super) cache: &'f Arc<Cache>,
+    pub(super) order: &'f Arc<Order>,
     /// When the request came; `None` for an answer that has begun: a failure is no reason to break it off before time is up.
-    since_ms: Option<u64>,
+    pub(super) since_ms: Option<u64>,
 }
 
 impl Follower<'_> {
@@ -348,7 +348,7 @@ impl Follower<'_> {
     }
 
     /// Nothing has landed: does anybody fetch it?
-    fn look_around(&self, fill: &Arc<Version>) -> Option<Followed> {
+    pub(super) fn look_around(&self, fill: &Arc<Version>) -> Option<Followed> {
         if !self.cache.store.leads_to_fill(fill) {
             return Some(Followed::Again);
         }
@@ -356,7 +356,12 @@ impl Follower<'_> {
             return None;
         }
         let lock = self.cache.store.lock(&self.order.name).ok()??;
-        // Its filler has died: go on with it, once storage has been heard.
+        // Its filler may just have come to its end: word of a failure is there before the lock is free.
+        let since_ms = self.since_ms.unwrap_or(u64::MAX);
+        if !self.cache.store.leads_to_fill(fill) || remembered(self.cache, self.order, since_ms).is_some() {
+            return Some(Followed::Again);
+        }
+        // It has died: go on with it, once storage has been heard.
         let marked = Fill::mark_left(&lock, self.order.key.url(), self.order.key.scope());
         let filler = Filler::new(self.cache, self.order, lock, Asked::Whole, Urgency::Demand);
         let begun = marked.is_ok() && filler.is_some_and(|filler| filler.spawn().is_ok());

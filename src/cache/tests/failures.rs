@@ -55,9 +55,7 @@ fn an_unreachable_storage_is_named_in_the_report() {
 fn what_was_noted_before_the_clock_was_set_back_counts_for_nothing() {
     let storage = Storage::new(OK);
     let case = Case::new(storage.port, Section::default());
-    let want = Want { asked: Asked::Whole, streams: false };
-    let ask = Ask { key: &case.key, section: &case.section, want, base: None, may_fill: true, now_ms: now_ms() };
-    let digest = Order::of(&ask, &case.cache.default_match).digest;
+    let digest = case.order().digest;
     let at = now_ms() + 1_200_000;
     case.cache.store.control().put_note(&digest, Note::Pass(Reason::Failed).encode(at, at + FAILED_MS));
     assert_eq!(case.outcome(), FILLED);

@@ -129,6 +129,29 @@ fn a_left_fill_that_is_whole_takes_the_place_of_a_stale_entry_and_is_not_fetched
 }
 
 #[test]
+fn a_fill_that_has_just_failed_is_not_gone_on_with_by_who_saw_it_alive() {
+    // Who found its lock free a moment after had storage asked once more.
+    let storage = Storage::with(&vec![7; LEN], "\"1\"", "");
+    let case = Case::new(storage.port, Section::default());
+    case.leave(&vec![7; LEN], 2, Some("\"1\""));
+    let order = Arc::new(case.order());
+    let fill = case.cache.store.fill(order.sought()).expect("an answer").expect("it was left");
+    let now = now_ms();
+    for (since_ms, noted) in [(Some(now), true), (None, true), (Some(now), false)] {
+        if noted {
+            let note = Note::Pass(Reason::Failed).encode(now_ms(), now_ms() + FAILED_MS);
+            case.cache.store.control().put_note(&order.digest, note);
+        } else {
+            case.cache.store.control().forget_note(&order.digest);
+        }
+        let follower = wait::Follower { cache: &case.cache, order: &order, since_ms };
+        follower.look_around(&fill);
+        case.settle();
+        assert_eq!(storage.asked() > 0, !noted, "{since_ms:?}");
+    }
+}
+
+#[test]
 fn a_left_fill_that_was_given_up_and_is_damaged_is_gone_on_with() {
     use std::os::unix::fs::FileExt as _;
     let body = vec![7; LEN];

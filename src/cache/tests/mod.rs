@@ -138,6 +138,14 @@ impl Case {
         outcome(&self.find())
     }
 
+    /// What a request for the whole has fetched.
+    fn order(&self) -> Order {
+        let want = Want { asked: Asked::Whole, streams: false };
+        let (key, section) = (&self.key, &self.section);
+        let ask = Ask { key, section, want, base: None, may_fill: true, now_ms: now_ms() };
+        Order::of(&ask, &self.cache.default_match)
+    }
+
     fn name(&self) -> Name {
         Name::new(self.key.url(), self.key.scope())
     }
