@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 const HALF_MADE: &str = ".new";
 
 /// The name of a key's entry and fill: a hash of the URL, and one of the scope.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     text: String,
     lock_byte: u64,

@@ -66,19 +66,28 @@ impl Store {
 
     fn purge_key(&self, control: &Control, url: &str, scope: &str) -> io::Result<u64> {
         let name = Name::new(url, scope);
-        control.bump_purges(control.slot(&name));
         control.forget_note(&Sha256::digest([scope.as_bytes(), b"\0", url.as_bytes()].concat()).into());
-        self.purge_names([name])
+        self.purge_one(control, &name, |had| *had == name)
     }
 
     fn purge_url(&self, control: &Control, url: &str) -> io::Result<u64> {
-        // All names of a URL share a slot.
-        control.bump_purges(control.slot(&Name::new(url, "")));
         // A note does not tell its URL.
         control.forget_notes();
-        let part = Name::url_part(url);
-        let names = self.names(&part[..2])?;
-        self.purge_names(names.into_iter().filter(|name| name.file().starts_with(&part)))
+        // All names of a URL share a shard and a slot.
+        self.purge_one(control, &Name::new(url, ""), |had| had.is_of(url))
+    }
+
+    /// Removes the entries of the URL that `of` is a name of, as far as they are meant.
+    fn purge_one(&self, control: &Control, of: &Name, is_meant: impl Fn(&Name) -> bool) -> io::Result<u64> {
+        let held = || self.names(of.shard()).map(|names| names.into_iter().filter(&is_meant).collect::<Vec<_>>());
+        // What has just been published is taken back by its filler once the number has moved: it goes by this purge, too.
+        let before = held();
+        control.bump_purges(control.slot(of));
+        let (mut names, now) = (before?, held()?);
+        names.extend(now);
+        names.sort_unstable();
+        names.dedup();
+        self.purge_names(names)
     }
 
     fn purge_all(&self, control: &Control, is_it: impl Fn(&Self, &Name) -> io::Result<bool>) -> io::Result<u64> {
@@ -98,18 +107,18 @@ impl Store {
         Ok(purged)
     }
 
-    /// Removes the entries under `names`, and makes that last.
+    /// Removes the entries under `names`, which were there a moment ago, and makes that last; gives the number of those that
+    /// have gone, by whomever.
     fn purge_names(&self, names: impl IntoIterator<Item = Name>) -> io::Result<u64> {
         let mut purged = 0;
         let mut shards = BTreeSet::new();
         let mut done = Ok(());
         for name in names {
             match self.purge_name(&name) {
-                Ok(true) => {
+                Ok(()) => {
                     purged += 1;
                     shards.insert(name.shard().to_owned());
                 }
-                Ok(false) => {}
                 // The others shall go all the same.
                 Err(e) => done = Err(e),
             }
@@ -118,14 +127,14 @@ impl Store {
         done.map(|()| purged)
     }
 
-    fn purge_name(&self, name: &Name) -> io::Result<bool> {
+    fn purge_name(&self, name: &Name) -> io::Result<()> {
         // Under the lock, where it is free, what the entry took is released.
         if self.briefly(name, |lock| lock.remove_entry(|_| true))? {
-            return Ok(true);
+            return Ok(());
         }
         match rustix::fs::statat(&self.entries, name.path(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => self.unlink_entry(name, &stat),
-            Err(Errno::NOENT) => Ok(false),
+            Ok(stat) => self.unlink_entry(name, &stat).map(drop),
+            Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }

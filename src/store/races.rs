@@ -191,14 +191,20 @@ fn what_is_purged_at_any_instant_of_its_publication_does_not_stay() {
 fn a_purge_beside_a_publication_leaves_nothing_whichever_comes_first() {
     let dir = quick_dir();
     let [filler, purger] = [Process::new(&dir, URL), Process::new(&dir, URL)];
-    for round in 0..200 {
+    for round in 0..400 {
         let fill = filler.begin(b"purged");
         land(&fill, b"purged");
-        std::thread::scope(|scope| {
-            scope.spawn(|| purger.purge());
+        let gone = std::thread::scope(|scope| {
+            let purge = scope.spawn(|| {
+                let fills = purger.store.fills_of(|url| url == URL).expect("an answer");
+                fills + purger.store.purge(Purge::Url(URL)).expect("a purge")
+            });
             fill.publish(1_000).expect("it is whole");
+            purge.join().expect("an answer")
         });
         assert!(filler.entry().is_none(), "round {round}");
+        // What its filler took back since it was purged has gone by the purge, and was not counted.
+        assert!(gone > 0, "round {round}");
     }
 }
 
