@@ -1,6 +1,8 @@
 //! `PURGE` requests: what they remove, for all children and under every scope, and who may send them.
 
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
 use serde_json::Value;
@@ -9,7 +11,7 @@ use crate::client::{Connection, Request, Response};
 use crate::content::content;
 use crate::filling::{fill, landed};
 use crate::server::{Conf, Httpd, Mpm, check};
-use crate::site::{BODY_LEN, FILM, STORED, Site, is_hit, sub};
+use crate::site::{BODY_LEN, FILM, STORED, Site, is_hit, sub, url_hash};
 use crate::storage::{Fault, Object, Storage, Whom};
 use crate::wait::until;
 
@@ -189,6 +191,50 @@ fn a_fill_that_is_purged_is_answered_and_not_kept() {
 }
 
 #[test]
+fn what_cannot_be_removed_is_told_and_goes_the_next_time() {
+    for (request, others) in [(purge(FILM), 2), (prefix("/"), 0)] {
+        let site = site(HERE);
+        let shard = &url_hash(&format!("http://{}{FILM}", site.storage.host()))[..2];
+        let shard = site.httpd.path("store/v1/entries").join(shard);
+        let allow = |mode| fs::set_permissions(&shard, Permissions::from_mode(mode)).expect("it is the test's");
+        let beside = site.httpd.entries().iter().filter(|entry| entry.starts_with(&shard)).count() - 1;
+        allow(0o500);
+        assert_eq!(site.send(request.clone()).status, 500);
+        assert_eq!(site.httpd.entries().len(), 1 + others.max(beside), "the others go all the same");
+        assert_eq!(site.httpd.count_in_log(", not all may be gone: Permission denied"), 1);
+        assert!(is_hit(&site.get(FILM).cache_status()));
+        allow(0o700);
+        assert_eq!(site.send(request).status, 200);
+        assert_eq!(site.httpd.entries().len(), others);
+    }
+}
+
+#[test]
+fn where_there_is_no_store_nothing_is_purged() {
+    let mut site = site(HERE);
+    site.httpd.stop();
+    let v1 = site.httpd.path("store/v1");
+    fs::remove_dir_all(&v1).expect("it is the test's");
+    fs::write(&v1, "foreign").expect("written");
+    site.httpd.start_again();
+    assert_eq!(site.send(purge(FILM)).status, 503);
+    assert_eq!(site.httpd.count_in_log("PURGE refused (503): there is no store"), 1);
+    assert_eq!(site.get(FILM).status, 200);
+}
+
+/// RFC 9211, section 2: only answers that are based on a stored one are the field's.
+#[test]
+fn an_answer_to_a_purge_says_nothing_of_a_cache() {
+    let site = site(HERE);
+    for status in [200, 404] {
+        let answer = site.send(purge(FILM));
+        assert_eq!((answer.status, answer.field("Cache-Status"), answer.field("Age")), (status, None, None));
+    }
+    let answer = site.send(purge(FILM).field("X-Purge-Method", "regex"));
+    assert_eq!((answer.status, answer.field("Cache-Status")), (400, None));
+}
+
+#[test]
 fn no_child_serves_what_one_has_purged() {
     for mpm in Mpm::ALL {
         let site = Site::wide(mpm, 4, 1, HERE);
@@ -320,7 +366,7 @@ fn who_has_shown_a_password_is_named_in_the_log() {
         .fold(Conf::new(Site::text(&storage, lines)), Conf::load);
     let site = Site { httpd: Httpd::start(conf), storage };
     // The password is "purge" (htpasswd -s).
-    std::fs::write(site.httpd.path("htdocs/users"), "ops:{SHA}zsoHH/c9tTvTS0pvgGPQ6+RhZuE=\n").expect("written");
+    fs::write(site.httpd.path("htdocs/users"), "ops:{SHA}zsoHH/c9tTvTS0pvgGPQ6+RhZuE=\n").expect("written");
     site.fill(FILM, Object::new("film"));
     site.httpd.settle();
     assert_eq!(site.send(purge(FILM)).status, 401);
@@ -334,7 +380,7 @@ fn who_has_shown_a_password_is_named_in_the_log() {
 fn the_lines_of_access_rules_are_taken_in_htaccess_as_before() {
     let text = "<Directory \"@DIR@/htdocs\">\nAllowOverride AuthConfig\n</Directory>\nDocumentRoot \"@DIR@/htdocs\"\n";
     let httpd = Httpd::start(Conf::new(text));
-    let write = |name: &str, text: &str| std::fs::write(httpd.path("htdocs").join(name), text).expect("written");
+    let write = |name: &str, text: &str| fs::write(httpd.path("htdocs").join(name), text).expect("written");
     write("page", "page");
     for (rule, status) in [("Require all granted\n", 200), ("Require all denied\n", 403)] {
         write(".htaccess", rule);
