@@ -95,16 +95,25 @@ impl Store {
         Control::slots().for_each(|slot| control.bump_purges(slot));
         control.forget_notes();
         let mut purged = 0;
+        let mut done = Ok(());
         for shard in 0..256 {
-            let mut names = Vec::new();
-            for name in self.names(&format!("{shard:02x}"))? {
-                if is_it(self, &name)? {
-                    names.push(name);
-                }
+            match self.purge_shard(&format!("{shard:02x}"), &is_it) {
+                Ok(more) => purged += more,
+                // The others shall go all the same.
+                Err(e) => done = Err(e),
             }
-            purged += self.purge_names(names)?;
         }
-        Ok(purged)
+        done.map(|()| purged)
+    }
+
+    fn purge_shard(&self, shard: &str, is_it: impl Fn(&Self, &Name) -> io::Result<bool>) -> io::Result<u64> {
+        let mut names = Vec::new();
+        for name in self.names(shard)? {
+            if is_it(self, &name)? {
+                names.push(name);
+            }
+        }
+        self.purge_names(names)
     }
 
     /// Removes the entries under `names`, which were there a moment ago, and makes that last; gives the number of those that
