@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod asking;
+mod cost;
 
 use std::io;
 use std::num::NonZeroU32;
@@ -19,6 +20,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use self::cost::Cost;
 use super::breaker::Admission;
 use super::order::{Elsewhere, Order};
 use super::parts::Parts;
@@ -58,6 +60,7 @@ pub(super) struct Filler {
     asks_first: bool,
     /// The storage that is asked instead, from when on there is reason to.
     elsewhere: OnceLock<Elsewhere>,
+    cost: Cost,
 }
 
 /// What came of a fill.
@@ -101,6 +104,7 @@ impl Filler {
             unsatisfiable: Arc::default(),
             asks_first: true,
             elsewhere: OnceLock::new(),
+            cost: Cost::begin(),
         })
     }
 
@@ -126,7 +130,6 @@ impl Filler {
 
     /// Fetches the object, and tells those who wait.
     pub(super) fn run(self) {
-        let begun = Instant::now();
         let counters = self.lock.store().counters();
         counters.add(Counted::FillsBegun, 1);
         let mut fill = None;
@@ -134,12 +137,7 @@ impl Filler {
         let done = catch_unwind(AssertUnwindSafe(|| self.fill(&mut fill)));
         let done = done.unwrap_or_else(|_| Err(Failure::Broken("a panic: see above".into())));
         match &done {
-            Ok(Done::Filled(version)) => {
-                counters.add(Counted::FillsCompleted, 1);
-                let (url, len, took) = (self.order.key.url(), version.len(), begun.elapsed());
-                let line = format!("filled {url} ({len} bytes in {:.3} s)", took.as_secs_f64());
-                self.cache.report(ReportLevel::Info, line);
-            }
+            Ok(Done::Filled(_)) => counters.add(Counted::FillsCompleted, 1),
             Ok(Done::Unsatisfiable(len)) => {
                 // Nobody else reads it before: who began the fill looks at it when it is woken.
                 let _ = self.unsatisfiable.set(*len);
@@ -152,12 +150,26 @@ impl Filler {
                 settle(fill, failure);
             }
         }
+        self.tell(&done);
         // Free before what follows: that may fill other keys.
         let Self { cache, order, lock, active, .. } = self;
         drop((lock, active));
         if let Ok(Done::Filled(version)) = done {
             cache.background.follow_manifest(&cache, &order, &version);
         }
+    }
+
+    /// Leaves a line with how the fill has ended and what it cost.
+    fn tell(&self, done: &Result<Done, Failure>) {
+        let (url, secs) = (self.order.key.url(), self.cost.time().as_secs_f64());
+        let line = match done {
+            Ok(Done::Nothing) => return,
+            Ok(Done::Filled(version)) => format!("filled {url} ({} bytes in {secs:.3} s)", version.len()),
+            Ok(Done::Vouched) => format!("revalidated {url} (not modified in {secs:.3} s)"),
+            Ok(Done::Unsatisfiable(_)) => format!("gave up {url} (unsatisfiable in {secs:.3} s)"),
+            Err(failure) => format!("gave up {url} ({} in {secs:.3} s)", failure.word()),
+        };
+        self.cache.report(ReportLevel::Info, format!("{line}: {}", self.cost));
     }
 
     /// Fetches the object, from the second storage if the first fails; `fill` is what there is of it when both do.
@@ -353,6 +365,7 @@ impl Filler {
     pub(super) fn land(&self, fill: &Fill, arrival: Arrival) -> Result<(), Failure> {
         let Arrival { answer, from, to, connection: _connection } = arrival;
         let mut landing = Landing::new(fill, from);
+        self.cost.brings_part();
         let (begun, counters) = (Instant::now(), self.lock.store().counters());
         let landed = answer.body.copy(to - from, |piece| {
             counters.add(Counted::FetchedBytes, piece.len() as u64);
@@ -376,6 +389,7 @@ impl Filler {
         if len != fill.version().len() || answer.field("etag") != fill.version().field("etag") {
             return Err(Failure::Changed);
         }
+        self.cost.brings_part();
         self.lock.store().counters().add(Counted::FetchedBytes, len);
         if !verify::is_same(fill.version(), answer.body)? {
             return Err(Failure::Checksum(which));

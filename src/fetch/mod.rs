@@ -198,6 +198,11 @@ impl Failure {
         }
     }
 
+    /// Whether storage has answered, whatever its answer.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::Refused(_) | Self::NoBucket)
+    }
+
     /// Whether another storage with the same objects might do better.
     pub fn is_storages(&self) -> bool {
         self.blame().is_some() || matches!(self, Self::NoBucket)

@@ -216,17 +216,70 @@ fn each_key_has_a_line_of_its_own_in_the_log() {
     }
 }
 
-#[test]
-fn a_fill_is_told_at_info() {
-    let site = Site::new();
-    site.fill(FILM, film());
-    let words = format!("filled http://{}{FILM}", site.storage.host());
+/// The line of a fill, from the word that says how it ended: without the times, each of which is a number of seconds.
+fn told(site: &Site, how: &str) -> String {
+    let words = format!("{how} http://{}{FILM} (", site.storage.host());
     // A request of the child writes it down that comes after the fill's last breath.
     let line = until("the line", 20, || {
-        site.get(FILM);
-        site.httpd.error_log().lines().find(|line| line.contains(&words)).map(str::to_owned)
+        site.httpd.get("/store/none.ism");
+        site.httpd.error_log().lines().rfind(|line| line.contains(&words)).map(str::to_owned)
     });
     assert!(line.contains("usp_storage_cache:info"), "{line}");
+    let told = line.split_once(&words).expect("it is there").1;
+    let is_time =
+        |word: &&str| word.split_once('.').is_some_and(|(_, ms)| ms.len() == 3) && word.parse::<f64>().is_ok();
+    told.split(' ').map(|word| if is_time(&word) { "T" } else { word }).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_fill_is_told_at_info_with_what_it_cost() {
+    let long = Object::new(content(8, 3_000_000));
+    // The object, what storage does to some of the fetches, and what is told.
+    let rows = [
+        (&film(), None, "5000 bytes in T s): first byte after T s; requests 1, again 0, hedged 0, parts 1"),
+        (
+            &film(),
+            Some((1, Fault::Status(503))),
+            "5000 bytes in T s): first byte after T s; requests 2, again 1, hedged 0, parts 1",
+        ),
+        (
+            &film(),
+            Some((1, Fault::CloseAfter(100))),
+            "5000 bytes in T s): first byte after T s; requests 2, again 0, hedged 0, parts 2",
+        ),
+        (&long, None, "3000000 bytes in T s): first byte after T s; requests 2, again 0, hedged 0, parts 2"),
+    ];
+    for (object, fault, want) in rows {
+        let site = Site::new();
+        site.storage.put(FILM, object.clone());
+        if let Some((first, fault)) = fault {
+            site.storage.fail_some(FILM, Whom::Fetches, ..=first, fault);
+        }
+        assert_eq!(site.get(FILM).status, 200);
+        assert_eq!(told(&site, "filled"), want);
+    }
+}
+
+#[test]
+fn a_fill_that_brings_nothing_is_told_as_well() {
+    let site = Site::with("UspStorageCacheExpire 0\nUspStorageCacheStaleWhileRevalidate 0");
+    site.storage.put(FILM, film());
+    site.get(FILM);
+    site.httpd.settle();
+    site.get(FILM);
+    let one = "first byte after T s; requests 1, again 0, hedged 0, parts 0";
+    assert_eq!(told(&site, "revalidated"), format!("not modified in T s): {one}"));
+    let rows = [
+        (raw(""), "broken in T s): no answer; requests 5, again 4, hedged 0, parts 0"),
+        (Fault::Status(404), &format!("absent in T s): {one}")),
+        (Fault::Status(403), &format!("denied in T s): {one}")),
+    ];
+    for (fault, want) in rows {
+        let site = Site::new();
+        site.storage.fail(FILM, Whom::Fetches, fault.clone());
+        site.get(FILM);
+        assert_eq!(told(&site, "gave up"), want, "{fault:?}");
+    }
 }
 
 #[test]

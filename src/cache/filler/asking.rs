@@ -38,6 +38,9 @@ impl Filler {
                     answer.map(|answer| (answer, connection))
                 }
             };
+            if came.as_ref().err().is_none_or(Failure::is_answer) {
+                self.cost.is_answered();
+            }
             if came.is_ok() {
                 self.lock.store().counters().own().took(Measure::FirstByte, begun.elapsed());
             }
@@ -74,6 +77,7 @@ impl Filler {
             // Nobody goes without a connection for it.
             let connection = self.cache.connections.take(Use::Bulk, Duration::ZERO, || true).ok().flatten()?;
             self.cache.hedges.spend(key.authority()).then(|| {
+                self.cost.hedges();
                 self.lock.store().counters().add(Kind::StorageHedges, 1);
                 self.lock.store().counters().add(Kind::StorageRequests, 1);
                 ask(connection)
@@ -109,6 +113,7 @@ impl Filler {
         loop {
             // Others may have the connection during a pause.
             let connection = self.connection(what_for)?;
+            self.cost.asks();
             self.lock.store().counters().add(Kind::StorageRequests, 1);
             let came = ask(connection);
             let pause = came.as_ref().err().and_then(|failure| pauses.next(failure));
@@ -116,6 +121,7 @@ impl Filler {
                 self.judge(came.as_ref().err());
                 return came;
             };
+            self.cost.asks_again();
             self.lock.store().counters().add(Kind::StorageRetries, 1);
             std::thread::sleep(pause);
         }

@@ -19,7 +19,7 @@ fn failures_pass_and_are_remembered_by_their_kind() {
         let storage = Storage::new(answer);
         let case = Case::new(storage.port, Section::default());
         assert_eq!(case.outcome(), first, "{answer}");
-        assert_eq!(case.cache.reports().len(), 1, "{answer}");
+        assert_eq!(case.complaints().len(), 1, "{answer}");
         // Clocks that tick every few milliseconds: the second request comes later than the first failed.
         let now = now_ms();
         while now_ms() == now {
@@ -29,7 +29,7 @@ fn failures_pass_and_are_remembered_by_their_kind() {
         // What is no HTTP may be so once only.
         let asked = if answer.starts_with("HTTP") { 1 } else { 5 };
         assert_eq!(storage.asked(), asked, "{answer}");
-        assert_eq!(case.cache.reports().len(), 0, "{answer}");
+        assert!(case.complaints().is_empty(), "{answer}");
     }
 }
 
@@ -47,7 +47,7 @@ fn an_unreachable_storage_is_named_in_the_report() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let case = Case::new(port, Section::default());
     case.find();
-    let text = &case.cache.reports().pop().expect("a report").text;
+    let text = &case.complaints().pop().expect("a report");
     assert!(text.contains("cannot be reached") && text.contains(case.key.url()), "{text}");
 }
 

@@ -150,6 +150,12 @@ impl Case {
         Name::new(self.key.url(), self.key.scope())
     }
 
+    /// What has been reported of fills that failed, beside their cost.
+    fn complaints(&self) -> Vec<String> {
+        let texts = self.cache.reports().into_iter().map(|report| report.text);
+        texts.filter(|text| text.starts_with("cannot fill")).collect()
+    }
+
     /// Waits until nobody fills the key.
     fn settle(&self) {
         while self.cache.store.lock(&self.name()).expect("a lock file").is_none() {
