@@ -11,6 +11,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 MODULE := target/release/libmod_usp_storage_cache.so
 CLI := target/release/uspcache
 PAGES := target/pages
+NOTICES := target/THIRD-PARTY-NOTICES
 MANDIR = $(PREFIX)/share/man/man1
 BASHDIR = $(PREFIX)/share/bash-completion/completions
 FISHDIR = $(PREFIX)/share/fish/vendor_completions.d
@@ -37,9 +38,11 @@ PACKAGE := libapache2-mod-usp-storage-cache
 .DEFAULT_GOAL := all
 .PHONY: all run test test-deb check soak bench install uninstall deb clean help
 
-all: ## Build the module and the command, optimised, and the command's pages (the default)
+all: ## Build the module and the command, optimised, the command's pages and the crates' notices (the default)
 	tests/setup build
 	$(CARGO) build --release
+	CARGO=$(CARGO) apache-conf/third-party-notices >$(NOTICES).part
+	mv $(NOTICES).part $(NOTICES)
 	rm -rf $(PAGES)
 	$(CLI) pages $(PAGES)
 
@@ -88,10 +91,10 @@ bench: ## Measure against the replaced recipe, nginx, Varnish and httpd's own fi
 	tests/bench/run bad_days
 	tests/bench/run index
 
-$(MODULE) $(CLI) $(PAGES)/uspcache.1 &:
+$(MODULE) $(CLI) $(PAGES)/uspcache.1 $(NOTICES) &:
 	$(MAKE) all
 
-install: $(MODULE) $(CLI) $(PAGES)/uspcache.1 ## Install all of it (DESTDIR, PREFIX and APXS apply; a .conf that is there stays)
+install: $(MODULE) $(CLI) $(PAGES)/uspcache.1 $(NOTICES) ## Install all of it (DESTDIR, PREFIX and APXS apply; a .conf that is there stays)
 	$(INSTALL) -D -m 644 $(MODULE) "$(DESTDIR)$(LIBEXECDIR)/mod_usp_storage_cache.so"
 	$(INSTALL) -d "$(dir $(LOAD))" "$(dir $(CONF))"
 	sed 's|/usr/lib/apache2/modules|$(LIBEXECDIR)|' apache-conf/usp_storage_cache.load >"$(LOAD)"
@@ -101,7 +104,7 @@ install: $(MODULE) $(CLI) $(PAGES)/uspcache.1 ## Install all of it (DESTDIR, PRE
 	$(INSTALL) -D -m 644 $(PAGES)/uspcache.bash "$(DESTDIR)$(BASHDIR)/uspcache"
 	$(INSTALL) -D -m 644 -t "$(DESTDIR)$(ZSHDIR)" $(PAGES)/_uspcache
 	$(INSTALL) -D -m 644 -t "$(DESTDIR)$(FISHDIR)" $(PAGES)/uspcache.fish
-	$(INSTALL) -D -m 644 -t "$(DESTDIR)$(DOCDIR)" README.md CHANGELOG.md
+	$(INSTALL) -D -m 644 -t "$(DESTDIR)$(DOCDIR)" README.md CHANGELOG.md $(NOTICES)
 	$(INSTALL) -D -m 644 -t "$(DESTDIR)$(DOCDIR)/docs" docs/*.md
 	$(INSTALL) -D -m 644 -t "$(DESTDIR)$(DOCDIR)/examples" apache-conf/examples/*.conf
 
