@@ -296,7 +296,7 @@ fn little_is_read_of_an_object_and_much_of_it_at_once() {
         storage.delay(std::time::Duration::from_millis(5));
         let dir = tempfile::tempdir().expect("a directory");
         let made = run(on(&storage, dir.path(), &["index", "-o", "a.mp4", "s3://media/dir/film.cmfv"]));
-        assert!(made.code == Some(0) && made.out.starts_with("a.mp4: 1 tracks, 9"), "{made:?}");
+        assert!(made.code == Some(0) && made.out.starts_with("a.mp4: 1 track, 9"), "{made:?}");
         let (requests, bytes) = (storage.fetches(MEDIA).len(), storage.bytes_sent(MEDIA));
         assert!(requests <= requests_max, "listed: {is_listed}: {requests} requests");
         assert!(bytes * 100 < film.len(), "listed: {is_listed}: {bytes} bytes of {}", film.len());

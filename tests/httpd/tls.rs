@@ -169,7 +169,7 @@ fn the_command_reads_media_behind_a_certificate_of_an_authority_that_it_is_told(
     let strange = index(&[]);
     assert!(strange.code == Some(3) && strange.err.ends_with("(--ca-file)\n"), "{strange:?}");
     let known = index(&["--ca-file", "ca.pem"]);
-    assert!(known.code == Some(0) && known.out.starts_with("a.mp4: 1 tracks, 283 samples"), "{known:?}");
+    assert!(known.code == Some(0) && known.out.starts_with("a.mp4: 1 track, 283 samples"), "{known:?}");
     let none = index(&["--ca-file", "none.pem"]);
     assert!(none.code == Some(2) && none.err.starts_with("uspcache: --ca-file none.pem: No such file"), "{none:?}");
 }

@@ -311,5 +311,5 @@ fn json_tells_the_tracks() {
     );
     assert_eq!(text(&output.stdout).trim_end(), want);
     let again = uspcache(dir.path(), &["mp4split", "-o", "a.ism", "media dir/packager-text.cmft"]);
-    assert_eq!(text(&again.stdout), format!("a.ism: 1 tracks of 1 files, {bytes} bytes\n"));
+    assert_eq!(text(&again.stdout), format!("a.ism: 1 track of 1 file, {bytes} bytes\n"));
 }

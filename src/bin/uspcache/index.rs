@@ -11,7 +11,7 @@ use mod_usp_storage_cache::mp4::{self, index};
 use serde::Serialize;
 
 use super::failure::{Code, Failure};
-use super::output::{Out, printable};
+use super::output::{Out, count, printable};
 use super::place::Place;
 use super::progress::{self, Watched};
 use super::storage::{self, Storage};
@@ -90,7 +90,8 @@ pub fn make(storage: &Storage, output: &Place, inputs: &[Place], tracks: &[u32],
     let made = made(output, bytes.len(), &read).map_err(|e| of_mp4(output, &e))?;
     let samples: u64 = made.tracks.iter().map(|track| u64::from(track.samples)).sum();
     let shown = printable(made.index.as_bytes());
-    let line = format!("{shown}: {} tracks, {samples} samples, {} bytes", made.tracks.len(), made.bytes);
+    let (tracks, samples) = (count(made.tracks.len() as u64, "track"), count(samples, "sample"));
+    let line = format!("{shown}: {tracks}, {samples}, {} bytes", made.bytes);
     if out.is_quiet() && !out.is_json() { Ok(()) } else { out.either(&made, line) }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::failure::{Code, Failure, remark};
 use super::index::of_mp4;
-use super::output::{Out, printable};
+use super::output::{Out, count, printable};
 use super::place::Place;
 use super::progress::{self, Watched};
 use super::storage::{self, Storage};
@@ -89,7 +89,7 @@ fn tell(output: &Place, tracks: &[Track], bytes: usize, out: &mut Out) -> Result
     let mut sources: Vec<_> = tracks.iter().map(|track| &track.src).collect();
     sources.sort();
     sources.dedup();
-    let (tracks_len, files) = (tracks.len(), sources.len());
+    let files = sources.len();
     if files > SOURCES_MAX && !out.is_quiet() {
         remark(format_args!(
             "{output}: names {files} files; httpd fetches the first {SOURCES_MAX} ahead, the others when they are asked for"
@@ -100,7 +100,8 @@ fn tell(output: &Place, tracks: &[Track], bytes: usize, out: &mut Out) -> Result
     if out.is_quiet() && !out.is_json() {
         return Ok(());
     }
-    out.either(&made, format_args!("{shown}: {tracks_len} tracks of {files} files, {bytes} bytes"))
+    let (tracks, files) = (count(tracks.len() as u64, "track"), count(files as u64, "file"));
+    out.either(&made, format_args!("{shown}: {tracks} of {files}, {bytes} bytes"))
 }
 
 fn told(track: &Track) -> MadeTrack<'_> {

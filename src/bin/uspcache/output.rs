@@ -66,6 +66,11 @@ fn without_controls(json: &str) -> String {
     })
 }
 
+/// A number of things, of which `one` is called so.
+pub fn count(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Bytes from elsewhere as text: all but printable ASCII as `\xNN`, and a backslash doubled.
 pub fn printable(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len()), |mut text, byte| {
