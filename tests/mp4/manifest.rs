@@ -160,7 +160,7 @@ fn options_stand_where_they_like() {
         &["film-aac-128k.cmfa", "-oa.mp4", "--use_dref_no_subs"],
         &["-o=a.mp4", "--use_dref_no_subs", "film-aac-128k.cmfa"],
         &["-o", "a.mp4", "--use_dref_no_subs", "--", "film-aac-128k.cmfa"],
-        &["-o", "A.ISM", "--use_dref_no_subs", "film-aac-128k.cmfa"],
+        &["film-aac-128k.cmfa", "-o", "A.ISM"],
     ];
     for row in rows {
         let output = uspcache(dir.path(), &[&["mp4split"], row].concat());
@@ -206,7 +206,12 @@ fn an_option_that_is_not_known_is_refused_by_its_name() {
 #[test]
 fn what_is_no_work_of_ours_is_refused_with_what_is() {
     let dir = film();
-    let rows: [(&[&str], i32, &str); 10] = [
+    let rows: [(&[&str], i32, &str); 11] = [
+        (
+            &["mp4split", "--use_dref_no_subs", "-o", "a.ism", "film-aac-128k.cmfa"],
+            2,
+            "uspcache: a.ism: --use_dref_no_subs makes an index, and a manifest is none; leave it out",
+        ),
         (
             &["mp4split", "-o", "a.ismv", "film-aac-128k.cmfa"],
             2,

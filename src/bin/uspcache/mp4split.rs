@@ -42,7 +42,13 @@ pub fn run(args: &Args, out: &mut Out) -> Result<Code, Failure> {
     let storage = args.storage.open()?;
     let output = Place::parse(&args.output, &storage)?;
     let inputs: Result<Vec<_>, _> = args.inputs.iter().map(|input| Place::parse(input, &storage)).collect();
-    if output.has_suffix(".ism") {
+    let is_manifest = output.has_suffix(".ism");
+    if is_manifest && args.use_dref_no_subs {
+        return refused(
+            "--use_dref_no_subs makes an index, and a manifest is none; leave it out, or give -o another name",
+        );
+    }
+    if is_manifest {
         manifest::make(&storage, &output, &inputs?, out)?;
     } else if args.use_dref_no_subs {
         index::make(&storage, &output, &inputs?, &[], out)?;
