@@ -14,7 +14,7 @@ use crate::client::Request;
 use crate::made::{Track, boxed, full, init, mdat, moof};
 use crate::origin::{Sub, escape};
 use crate::rows::{agreed, index_of};
-use crate::s3::{S3, film_file};
+use crate::s3::{Kind, S3, film_file};
 use crate::server::{Conf, Httpd};
 use crate::signing::conf;
 use crate::site::{STORED, is_hit};
@@ -199,6 +199,25 @@ fn a_listing_of_several_pages_is_read_to_its_end() {
         let prepared = run(with_keys(s3.keys(), &s3.endpoint(), dir.path(), &["prepare", "-n", &name]));
         let want = format!("would make {name}a&b/z-index.mp4\nwould make {name}a&b/a&b.ism\n");
         assert_eq!((prepared.code, prepared.out.as_str()), (Some(0), want.as_str()), "{:?}: {prepared:?}", s3.kind);
+    }
+}
+
+#[test]
+fn names_of_every_kind_are_listed() {
+    for s3 in S3::both("odd-names") {
+        let dir = tempfile::tempdir().expect("a directory");
+        let stems = ["a b", "a+b", "100%", "a&b<c>\"'", "\u{e9}", "a%2Bb", "a\u{1}b"];
+        // s3s-fs takes no name with a control character.
+        let stems = if s3.kind == Kind::SeaweedFs { &stems[..] } else { &stems[..6] };
+        for stem in stems {
+            s3.put(&format!("x/{}", escape(format!("{stem}.cmfa").as_bytes())), &film_file("film-aac-128k.cmfa"), &[]);
+        }
+        let prepared = run(with_keys(s3.keys(), &s3.endpoint(), dir.path(), &["prepare", "-n", "--json", &s3.name()]));
+        let made: Vec<_> = prepared.json().iter().map(|report| report["file"].as_str().map(str::to_owned)).collect();
+        for stem in stems {
+            let want = format!("{}x/{stem}-index.mp4", s3.name());
+            assert!(made.contains(&Some(want.clone())), "{:?}: {want}: {prepared:?}", s3.kind);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use mod_usp_storage_cache::cache::key::decode;
 use mod_usp_storage_cache::fetch::{self, Kind, Question};
 use serde::Deserialize;
 
@@ -148,6 +149,7 @@ struct Page {
     #[serde(default)]
     is_truncated: bool,
     next_continuation_token: Option<String>,
+    encoding_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -159,16 +161,43 @@ struct Object {
     etag: Option<String>,
 }
 
+impl Object {
+    /// Takes the escapes of a form out of the name, and tells whether that is UTF-8.
+    fn unescape(&mut self) -> bool {
+        let decoded = decode(self.key.replace('+', " ").as_bytes()).ok();
+        let name = decoded.and_then(|decoded| String::from_utf8(decoded).ok());
+        self.key = name.unwrap_or_default();
+        !self.key.is_empty()
+    }
+}
+
+/// The page that `token` leads to. XML cannot hold all characters that names may have: some servers put U+FFFD in the place of
+/// the others, and are asked for escapes then. Not always, since some say that they escape and do not.
 fn page(
     storage: &Storage,
     bucket: &str,
     prefix: &str,
     token: Option<&str>,
 ) -> Result<Result<Page, fetch::Failure>, Failure> {
+    let plain = ask(storage, bucket, prefix, token, "")?;
+    let is_lossy = match &plain {
+        Ok(page) => page.contents.iter().any(|object| object.key.contains(char::REPLACEMENT_CHARACTER)),
+        Err(failure) => matches!(failure, fetch::Failure::Answer(_)),
+    };
+    if is_lossy { ask(storage, bucket, prefix, token, "encoding-type=url&") } else { Ok(plain) }
+}
+
+fn ask(
+    storage: &Storage,
+    bucket: &str,
+    prefix: &str,
+    token: Option<&str>,
+    encoding: &str,
+) -> Result<Result<Page, fetch::Failure>, Failure> {
     let escaped = |text| url::escaped(text).replace('/', "%2F");
     let token = token.map_or_else(String::new, |token| format!("continuation-token={}&", escaped(token)));
     let bucket = storage.bucket_url(bucket)?;
-    let key = bucket.with_query(&format!("{token}list-type=2&prefix={}", escaped(prefix)));
+    let key = bucket.with_query(&format!("{token}{encoding}list-type=2&prefix={}", escaped(prefix)));
     Ok(storage.get(&key, &Question::default(), |answer| match answer.kind {
         Kind::Whole(_) => read(&answer.body.read(PAGE_LEN_MAX)?),
         _ => Err(fetch::Failure::Answer("it is no listing")),
@@ -177,8 +206,12 @@ fn page(
 
 fn read(page: &[u8]) -> Result<Page, fetch::Failure> {
     let text = str::from_utf8(page).ok().filter(|text| text.contains("<ListBucketResult"));
-    let page = text.and_then(|text| quick_xml::de::from_str(text).ok());
-    page.ok_or(fetch::Failure::Answer("it is no listing"))
+    let page = text.and_then(|text| quick_xml::de::from_str::<Page>(text).ok());
+    let mut page = page.ok_or(fetch::Failure::Answer("it is no listing"))?;
+    if page.encoding_type.as_deref() == Some("url") {
+        page.contents.retain_mut(Object::unescape);
+    }
+    Ok(page)
 }
 
 #[cfg(test)]
@@ -203,6 +236,24 @@ mod tests {
         assert_eq!(etag, Some("\"70ee1738b6b21e2c8a43f3a5ab0eee71\""));
         assert_eq!((page.contents[1].key.as_str(), page.contents[1].etag.as_deref()), ("films/c.ism", None));
         assert!(read(b"<html><body>no</body>").is_err());
+    }
+
+    #[test]
+    fn names_come_escaped_or_as_they_are() {
+        let rows = [
+            ("<EncodingType>url</EncodingType>", "a%01+b%2B%C3%A9/100%25.mp4", Some("a\u{1} b+\u{e9}/100%.mp4")),
+            ("", "a%01+b.mp4", Some("a%01+b.mp4")),
+            ("", "a&#1;b&#13;\u{1}.mp4", Some("a\u{1}b\r\u{1}.mp4")),
+            ("<EncodingType>url</EncodingType>", "%FF.mp4", None),
+            ("<EncodingType>url</EncodingType>", "100%.mp4", None),
+        ];
+        for (encoding, key, want) in rows {
+            let text = format!(
+                "<ListBucketResult>{encoding}<Contents><Key>{key}</Key><Size>1</Size></Contents></ListBucketResult>"
+            );
+            let page = read(text.as_bytes()).expect("a page");
+            assert_eq!(page.contents.first().map(|object| object.key.as_str()), want, "{key}");
+        }
     }
 
     #[test]
