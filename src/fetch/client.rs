@@ -79,6 +79,17 @@ pub struct Question<'q> {
     pub not: Validators<'q>,
 }
 
+/// What is put in an object's place.
+#[derive(Clone, Copy, Debug)]
+pub struct Put<'p> {
+    /// The whole of it.
+    pub body: &'p [u8],
+    /// Its `Content-Type`.
+    pub media_type: &'p str,
+    /// Only where there is no object yet (`If-None-Match: *`; Amazon S3 user guide, "Conditional writes").
+    pub is_first: bool,
+}
+
 /// A part of an object, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -162,10 +173,14 @@ impl Client {
         self.ask(request, None, key, rules, now)
     }
 
-    /// Puts `body` in the place of the object, at once or not at all.
-    pub fn put(&self, key: &Key, rules: &Rules, body: &[u8], media_type: &str, now: SystemTime) -> Result<(), Failure> {
-        let request = http::Request::put(key.url()).header("content-type", media_type);
-        match self.ask(request, Some(body), key, rules, now) {
+    /// Puts the object in its place, at once or not at all. Where it is to be the first there and is not, it has changed.
+    pub fn put(&self, key: &Key, rules: &Rules, object: &Put<'_>, now: SystemTime) -> Result<(), Failure> {
+        let mut request = http::Request::put(key.url()).header("content-type", object.media_type);
+        if object.is_first {
+            request = request.header("if-none-match", "*");
+        }
+        match self.ask(request, Some(object.body), key, rules, now) {
+            Ok(Answer { kind: Kind::Changed, .. }) => Err(Failure::Changed),
             // What storage answers is 200; of other servers 201 and 204 say the same (RFC 9110, section 9.3.4).
             Ok(Answer { kind: Kind::Whole(_), .. }) | Err(Failure::Status(201 | 204)) => Ok(()),
             Ok(_) => Err(Failure::Answer("a status that is none of a PUT's")),

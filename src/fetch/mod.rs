@@ -20,7 +20,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use client::{Answer, Client, Incoming, Kind, Part, Question};
+pub use client::{Answer, Client, Incoming, Kind, Part, Put, Question};
 pub use refusal::Refusal;
 
 use self::roots::Roots;

@@ -203,6 +203,29 @@ fn a_listing_of_several_pages_is_read_to_its_end() {
 }
 
 #[test]
+fn what_somebody_else_has_put_there_meanwhile_stays() {
+    let listing = "<ListBucketResult><Contents><Key>a.cmfa</Key><Size>1</Size></Contents></ListBucketResult>";
+    // What storage answers to a PUT that wants to be the first, and how many it gets.
+    for (status, puts, want) in
+        [(412, 1, "has changed meanwhile"), (409, 1, "has changed meanwhile"), (501, 2, "no such")]
+    {
+        let storage = Storage::start();
+        storage.put("/media/", Object::new(listing));
+        storage.put("/media/a.cmfa", Object::new(film_file("film-aac-128k.cmfa")));
+        // The first request looks whether it is there.
+        storage.fail_some("/media/a-index.mp4", Whom::Everyone, 2..=2, Fault::Status(status));
+        let dir = tempfile::tempdir().expect("a directory");
+        let prepared = run(on(&storage, dir.path(), &["prepare", "s3://media/"]));
+        let want = format!("uspcache: s3://media/a-index.mp4: s3://media/a-index.mp4: {want}");
+        assert!(prepared.code == Some(3) && prepared.err.starts_with(&want), "{status}: {prepared:?}");
+        let asked = storage.fetches("/media/a-index.mp4");
+        let conditions: Vec<_> =
+            asked.iter().filter(|asked| asked.method == "PUT").map(|asked| asked.field("If-None-Match")).collect();
+        assert_eq!(conditions, [Some("*".into()), None][..puts], "{status}");
+    }
+}
+
+#[test]
 fn names_of_every_kind_are_listed() {
     for s3 in S3::both("odd-names") {
         let dir = tempfile::tempdir().expect("a directory");

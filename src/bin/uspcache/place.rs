@@ -133,6 +133,16 @@ impl Place {
         }
     }
 
+    /// The same where nothing was a moment ago; false where a storage says that something is there by now.
+    pub fn create(&self, storage: &Storage, bytes: &[u8], media_type: &str) -> Result<bool, Failure> {
+        let Self::Object(object) = self else { return self.replace(storage, bytes, media_type).map(|()| true) };
+        match storage.put_first(&object.key, bytes, media_type) {
+            Ok(()) => Ok(true),
+            Err(fetch::Failure::Changed) => Ok(false),
+            Err(failure) => Err(Failure::plain(self, why(&failure))),
+        }
+    }
+
     /// Refuses what is there and no file, and what is one of `inputs`.
     pub fn check_output<'p>(&self, inputs: impl IntoIterator<Item = &'p Self>) -> Result<(), Failure> {
         if let Self::File(path) = self {

@@ -312,15 +312,21 @@ impl Preparer<'_> {
 
     /// Puts `bytes` there if it is still as it `had` been when it was looked at, which can be long ago.
     fn put(&self, output: &Place, had: Option<&[u8]>, bytes: &[u8], media_type: &str) -> Result<(), Failure> {
-        let now = match output.read(&self.storage, INDEX_LEN_MAX) {
-            Ok(bytes) => Some(bytes),
-            Err(e) if Place::is_absent(&e) => None,
-            Err(e) => return Err(Failure::plain(output, e)),
+        let read = || match output.read(&self.storage, INDEX_LEN_MAX) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if Place::is_absent(&e) => Ok(None),
+            Err(e) => Err(Failure::plain(output, e)),
         };
-        if now.as_deref() != had {
-            return Err(Failure::new(output, "has changed meanwhile", "run it again"));
+        let is_put = match read()?.as_deref() {
+            now if now != had => false,
+            Some(_) => return output.replace(&self.storage, bytes, media_type),
+            None => output.create(&self.storage, bytes, media_type)?,
+        };
+        // It is there, too, if the answer to a first try was lost.
+        if is_put || read()?.as_deref() == Some(bytes) {
+            return Ok(());
         }
-        output.replace(&self.storage, bytes, media_type)
+        Err(Failure::new(output, "has changed meanwhile", "run it again"))
     }
 }
 

@@ -16,7 +16,7 @@ use mod_usp_storage_cache::fetch::refusal::{Clock, Refusal, Why};
 use mod_usp_storage_cache::fetch::retry::Pauses;
 use mod_usp_storage_cache::fetch::roots::Roots;
 use mod_usp_storage_cache::fetch::sigv4::region_of_host;
-use mod_usp_storage_cache::fetch::{self, Answer, Client, Credentials, Incoming, Kind, Question, Rules};
+use mod_usp_storage_cache::fetch::{self, Answer, Client, Credentials, Incoming, Kind, Put, Question, Rules};
 use parking_lot::Mutex;
 
 use super::failure::Failure;
@@ -128,7 +128,21 @@ impl Storage {
 
     /// Puts an object in its place, whole or not at all.
     pub fn put(&self, key: &Key, body: &[u8], media_type: &str) -> Result<(), fetch::Failure> {
-        self.patiently(|| self.client.put(key, &self.rules(key)?, body, media_type, SystemTime::now()))
+        self.put_as(key, &Put { body, media_type, is_first: false })
+    }
+
+    /// The same, unless somebody has put one there before: then it has changed. A storage that cannot tell puts it all the same.
+    pub fn put_first(&self, key: &Key, body: &[u8], media_type: &str) -> Result<(), fetch::Failure> {
+        match self.put_as(key, &Put { body, media_type, is_first: true }) {
+            // Somebody else's is on its way.
+            Err(fetch::Failure::Status(409)) => Err(fetch::Failure::Changed),
+            Err(fetch::Failure::Status(501)) => self.put(key, body, media_type),
+            other => other,
+        }
+    }
+
+    fn put_as(&self, key: &Key, object: &Put<'_>) -> Result<(), fetch::Failure> {
+        self.patiently(|| self.client.put(key, &self.rules(key)?, object, SystemTime::now()))
     }
 
     fn patiently<T>(&self, mut ask: impl FnMut() -> Result<T, fetch::Failure>) -> Result<T, fetch::Failure> {
