@@ -60,7 +60,9 @@ impl Store {
         let own = rustix::fs::fstat(&self.v1)?;
         let fills = rustix::fs::fstat(&self.fills)?;
         let is_fills = |stat: &Stat| (stat.st_dev, stat.st_ino) == (fills.st_dev, fills.st_ino);
-        let len = blocks_len(&own) + count_below(self.v1.as_fd(), blocks_len, &is_fills, DEPTH_MAX)?;
+        // First the fills: one that is published meanwhile is counted twice then, and would not be at all else.
+        let filling = count_below(self.fills.as_fd(), fill_len, &is_fills, DEPTH_MAX)?;
+        let len = blocks_len(&own) + filling + count_below(self.v1.as_fd(), blocks_len, &is_fills, DEPTH_MAX)?;
         // The directories that entries will need.
         let is_missing =
             |n: &u32| rustix::fs::statat(&self.entries, format!("{n:02x}"), AtFlags::SYMLINK_NOFOLLOW).is_err();
@@ -68,11 +70,11 @@ impl Store {
     }
 }
 
-/// What the files below a directory take, by `len` each, or as fills where `is_fills` says so of their directory.
+/// What the files below a directory take, by `len` each; not those of the directory of which `is_counted` says so.
 fn count_below(
     dir: BorrowedFd<'_>,
     len: fn(&Stat) -> u64,
-    is_fills: &impl Fn(&Stat) -> bool,
+    is_counted: &impl Fn(&Stat) -> bool,
     depth_max: u32,
 ) -> io::Result<u64> {
     let mut sum = 0;
@@ -88,10 +90,10 @@ fn count_below(
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         if is_dir
             && depth_max > 0
+            && !is_counted(&stat)
             && let Ok(below) = open_dir(dir, name)
         {
-            let len = if is_fills(&stat) { fill_len } else { blocks_len };
-            sum += count_below(below.as_fd(), len, is_fills, depth_max - 1)?;
+            sum += count_below(below.as_fd(), len, is_counted, depth_max - 1)?;
         }
     }
     Ok(sum)
