@@ -37,7 +37,7 @@ def sections(results):
     """Tables by section, in the order of the page."""
     r = Results(results)
     return {
-        "peers": [compared(results["peers"]), behind(results["peers"])],
+        "peers": [compared(results["peers"]), *against(results["peers"])],
         "inside": [inside(r), counts(r), instructions(results["instructions"])],
         "outside": [*(outside(r, *measure) for measure in OUTSIDE), calls(r)],
         "cold": [table(r, latency_ms) for latency_ms in reversed(cold.LATENCIES_MS) for table in (waits, asked)],
@@ -51,18 +51,22 @@ def sections(results):
 # Against the peers
 
 
-def behind(rows):
-    """The rows in which we are not ahead."""
-    rows = [row for row in rows if row["verdict"] in ("behind", "even")]
-    return Table("Where a peer is as good or better: ours against the best peer", COMPARED, [comparison(row) for row in rows])
-
-
-COMPARED = ["row", "measure", "ours", "best peer", "", "ratio (least..most of the rounds)", ""]
+def against(rows):
+    """A table for each thing that rows are about: the ratio of each measure, in the median and from round to round, and whose it is."""
+    for about in dict.fromkeys(row["about"] for row in rows):
+        found = [row for row in rows if row["about"] == about]
+        measures = list(dict.fromkeys(row["measure"] for row in found))
+        cells = {(row["what"], row["measure"]): comparison(row) for row in found}
+        whats = dict.fromkeys(row["what"] for row in found)
+        body = [[what.removeprefix(f"{about}, "), *(cells.get((what, measure), "") for measure in measures)] for what in whats]
+        yield Table(f"Ours against the best peer, {about}", ["", *measures], body)
 
 
 def comparison(row):
-    ratio = f"{number(row['ratio'])} ({number(row['least'])}..{number(row['most'])})"
-    return [row["what"], row["measure"], number(row["ours"]), row["best"], number(row["peer"]), ratio, row["verdict"]]
+    if row["verdict"] == "the same":
+        return "the same"
+    end = "" if row["verdict"] == "ahead" else f": {row['verdict']}"
+    return f"{number(row['ratio'])} ({number(row['least'])}..{number(row['most'])}), {row['best']}{end}"
 
 
 def compared(rows):
