@@ -326,41 +326,27 @@ pub struct Section<'c> {
     role_duration: Option<u32>,
 }
 
+/// What an inner section says, over what an outer one says. All fields have to be named; few are said, and httpd merges for each
+/// request.
+macro_rules! put_over {
+    ($outer:expr, $inner:expr; $($field:ident),*) => {{
+        let (mut merged, Section { $($field),* }) = ($outer, $inner);
+        $(if $field.is_some() {
+            merged.$field = $field;
+        })*
+        merged
+    }};
+}
+
 impl<'c> Section<'c> {
     /// What holds in a section `inner` that lies in `outer`.
     pub fn merge(outer: &Self, inner: &Self) -> Self {
-        Self {
-            enabled: inner.enabled.or(outer.enabled),
-            matching: inner.matching.or(outer.matching),
-            object_len_max: inner.object_len_max.or(outer.object_len_max),
-            ignore_query: inner.ignore_query.or(outer.ignore_query),
-            range: inner.range.or(outer.range),
-            honor: inner.honor.or(outer.honor),
-            expire: inner.expire.or(outer.expire),
-            stale_while_revalidate: inner.stale_while_revalidate.or(outer.stale_while_revalidate),
-            stale_if_error: inner.stale_if_error.or(outer.stale_if_error),
-            negative_expire: inner.negative_expire.or(outer.negative_expire),
-            connect_timeout: inner.connect_timeout.or(outer.connect_timeout),
-            timeout: inner.timeout.or(outer.timeout),
-            roots: inner.roots.or(outer.roots),
-            fallback: inner.fallback.or(outer.fallback),
-            wait: inner.wait.or(outer.wait),
-            part_len: inner.part_len.or(outer.part_len),
-            hedge: inner.hedge.or(outer.hedge),
-            prefetch: inner.prefetch.or(outer.prefetch),
-            purge: inner.purge.or(outer.purge),
-            requires: inner.settled_requires().or(outer.settled_requires()),
-            preserve_host: inner.preserve_host.or(outer.preserve_host),
-            access_key: inner.access_key.or(outer.access_key),
-            secret_key: inner.secret_key.or(outer.secret_key),
-            security_token: inner.security_token.or(outer.security_token),
-            region: inner.region.or(outer.region),
-            use_headers: inner.use_headers.or(outer.use_headers),
-            credentials: inner.credentials.or(outer.credentials),
-            role_arn: inner.role_arn.or(outer.role_arn),
-            role_session_name: inner.role_session_name.or(outer.role_session_name),
-            role_duration: inner.role_duration.or(outer.role_duration),
-        }
+        let settled = |section: &Self| Self { requires: section.settled_requires(), ..*section };
+        put_over!(settled(outer), settled(inner);
+            enabled, matching, object_len_max, ignore_query, range, honor, expire, stale_while_revalidate,
+            stale_if_error, negative_expire, connect_timeout, timeout, roots, fallback, wait, part_len, hedge,
+            prefetch, purge, requires, preserve_host, access_key, secret_key, security_token, region, use_headers,
+            credentials, role_arn, role_session_name, role_duration)
     }
 
     /// Sets the pattern of `UspStorageCacheMatch`.

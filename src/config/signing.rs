@@ -5,8 +5,6 @@
 //! - What an entry is scoped by is what the configuration names, never a secret, and never what that resolves to.
 //! - The keys of the host itself are used where somebody has asked for them, or where Amazon is asked; nowhere else.
 
-use memchr::memchr;
-
 use super::{Invalid, Section};
 
 /// What requests to one storage are signed with.
@@ -123,7 +121,8 @@ impl<'c> Credentials<'c> {
 
 /// Whether a host is one of Amazon's: the instance's own keys are for nobody else's eyes.
 fn is_amazons(host: &[u8]) -> bool {
-    let host = &host[..memchr(b':', host).unwrap_or(host.len())];
+    let digits = host.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let host = host[..host.len() - digits].strip_suffix(b":").unwrap_or(host);
     let host = host.strip_suffix(b".").unwrap_or(host);
     let below = |domain: &[u8]| {
         let at = host.len().checked_sub(domain.len()).filter(|at| *at > 0);

@@ -5,8 +5,6 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memchr::memchr;
-
 use super::sys;
 
 /// A pool that lives for `'p`.
@@ -30,7 +28,7 @@ impl<'p> Pool<'p> {
 
     /// A copy of `text` that lives as long as the pool; it ends before the first NUL in it.
     pub fn text(self, text: &[u8]) -> &'p CStr {
-        let len = memchr(0, text).unwrap_or(text.len());
+        let len = text.len();
         // SAFETY: the pool lives; httpd ends the process where memory is short, so what it gives is not null.
         let copy = unsafe { sys::apr_palloc(self.raw(), len + 1) }.cast::<u8>();
         // SAFETY: `copy` has `len + 1` bytes that nobody else has, and `text` has `len`.

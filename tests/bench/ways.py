@@ -4,7 +4,7 @@ import os
 
 QUICK = os.environ.get("QUICK") == "1"
 ROUNDS = 3 if QUICK else 9
-REPEATS = 5 if QUICK else 9
+REPEATS = 9
 OUTSIDE_ROUNDS = 2 if QUICK else 5
 COLD_ROUNDS = 1 if QUICK else 5
 
