@@ -20,6 +20,7 @@ use super::control::{Control, Slot};
 use super::format::{BLOCK_LEN, Layout, PurgeMark};
 use super::map::{Mapping, SharedWords};
 use super::name::Name;
+use super::now_ms;
 
 /// What lies under a name.
 pub enum Opened {
@@ -120,7 +121,7 @@ impl Version {
         let Some(map) = map(&file, &stat, place, sought)? else { return Ok(Opened::Unusable(identity)) };
         let version = Self::new(map, sought.name.clone(), identity, (control.clone(), slot, epoch));
         if place == Place::Entries {
-            version.validated_at_ms.store(modified_at_ms(&stat), Ordering::Relaxed);
+            version.validated_at_ms.store(vouched_at_ms(modified_at_ms(&stat), now_ms()), Ordering::Relaxed);
         }
         Ok(Opened::Version(Box::new(version)))
     }
@@ -201,7 +202,7 @@ impl Version {
 
     /// Takes over what a look at the path has shown: it still leads here.
     pub(super) fn seen(&self, epoch: u32, stat: &Stat) {
-        self.validated_at_ms.store(modified_at_ms(stat), Ordering::Relaxed);
+        self.validated_at_ms.store(vouched_at_ms(modified_at_ms(stat), now_ms()), Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Relaxed);
     }
 
@@ -330,6 +331,15 @@ impl Place {
     }
 }
 
+/// How far times of files can be ahead of [`now_ms`], in milliseconds: that clock moves with the kernel's ticks, a hundred a second
+/// at the least, and Linux gives files finer times since 6.13.
+const TICK_MS: u64 = 20;
+
+/// When storage vouched for an entry whose file was changed at `modified_ms`: not in the future, but where the clock was set back.
+fn vouched_at_ms(modified_ms: u64, now_ms: u64) -> u64 {
+    if (now_ms..=now_ms + TICK_MS).contains(&modified_ms) { now_ms } else { modified_ms }
+}
+
 /// When a file was last changed, in milliseconds since 1970.
 pub(super) fn modified_at_ms(stat: &Stat) -> u64 {
     u64::try_from(stat.st_mtime).unwrap_or(0).saturating_mul(1000)
@@ -352,4 +362,17 @@ fn map(file: &File, stat: &Stat, place: Place, sought: Sought<'_>) -> io::Result
         map.url().to_bytes() == sought.url.as_bytes() && map.scope().to_bytes() == sought.scope.as_bytes()
     };
     Ok(map.filter(holds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_ahead_by_a_tick_was_vouched_for_now() {
+        let rows = [(995, 995), (1000, 1000), (1008, 1000), (1020, 1000), (1021, 1021), (500_000, 500_000)];
+        for (modified_ms, want) in rows {
+            assert_eq!(vouched_at_ms(modified_ms, 1000), want, "{modified_ms}");
+        }
+    }
 }

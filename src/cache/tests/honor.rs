@@ -67,9 +67,12 @@ fn with_honor_an_entry_is_as_old_as_the_304_that_vouched_for_it() {
         let case = Case::new(storage.port, set(&[(c"UspStorageCacheHonor", "on")]));
         case.outcome();
         case.age(500);
-        case.outcome();
+        let second = case.outcome();
         case.settle();
-        let Found::Entry(_, Outcome::Hit { ttl_secs: left }) = case.find() else { panic!("{at_first}, then {then}") };
+        let found = case.find();
+        let Found::Entry(_, Outcome::Hit { ttl_secs: left }) = found else {
+            panic!("{at_first}, then {then}: {second}, then {}", outcome(&found))
+        };
         assert!(ttl_secs.contains(&left), "{at_first}, then {then}: {left}");
     }
 }
