@@ -110,7 +110,8 @@ fn each_child_fetches_anew(mpm: Mpm) {
 
 #[test]
 fn after_a_purge_every_child_fetches_anew() {
-    for mpm in Mpm::ALL {
+    // With event a connection that stays open keeps no child busy, and may wait for one that has enough of them.
+    for mpm in [Mpm::Prefork, Mpm::Worker] {
         each_child_fetches_anew(mpm);
     }
 }
