@@ -110,8 +110,7 @@ fn each_child_fetches_anew(mpm: Mpm) {
 
 #[test]
 fn after_a_purge_every_child_fetches_anew() {
-    // With event a connection that stays open keeps no child busy, and may wait for one that has enough of them.
-    for mpm in [Mpm::Prefork, Mpm::Worker] {
+    for mpm in Mpm::ALL {
         each_child_fetches_anew(mpm);
     }
 }

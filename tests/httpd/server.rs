@@ -63,7 +63,10 @@ impl Mpm {
             Self::Worker | Self::Event => format!(
                 "StartServers {children}\nServerLimit {children}\nThreadLimit {threads}\n\
                  ThreadsPerChild {threads}\nMaxRequestWorkers {all}\n\
-                 MinSpareThreads 1\nMaxSpareThreads {all}\n"
+                 MinSpareThreads 1\nMaxSpareThreads {all}\n{}",
+                // A child of event that finds no thread idle stops listening, and may stay so though all of them are by now:
+                // whoever still listens has to take all connections.
+                if self == Self::Event { "AsyncRequestWorkerFactor 64\n" } else { "" }
             ),
         }
     }
