@@ -351,6 +351,16 @@ impl Httpd {
         until("a graceful restart", PATIENCE_SECS, || (self.count_in_log(RESUMED) > before).then_some(()));
     }
 
+    /// The same, and no child of before takes a request from then on: under `mpm` prefork they may until they have ended.
+    pub(crate) fn graceful_for_all(&self, mpm: Mpm) {
+        let before = self.children();
+        self.graceful();
+        let are_gone = || !self.children().iter().any(|pid| before.contains(pid));
+        if mpm == Mpm::Prefork {
+            until("the old generation to end", PATIENCE_SECS, || are_gone().then_some(()));
+        }
+    }
+
     pub(crate) fn send(&self, request: Request) -> Response {
         client::fetch(self.port, request).expect("httpd answers")
     }

@@ -245,7 +245,8 @@ fn a_graceful_restart_in_the_middle_of_a_fill_fetches_only_what_is_missing() {
         assert!(sub(FILM).range("bytes=0-99").run(&site.httpd).body() == &body[..100]);
         site.storage.wait_for_fetches(FILM, 6);
         let moment = Moment::now(&site, FILM).expect("it fills");
-        site.httpd.graceful();
+        // What a child of prefork leaves is gone on with by who asks next, and that shall be a new one.
+        site.httpd.graceful_for_all(mpm);
         thread::scope(|scope| {
             let asking = scope.spawn(|| site.get(FILM));
             until("the new generation", 10, || (site.httpd.count_in_log("recognised") >= 2).then_some(()));
