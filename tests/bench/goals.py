@@ -99,10 +99,11 @@ def time_goals(r):
     for workload in DETAILED:
         same = r.paired("us", inside(NOT_COPIED, workload), inside(BARE_NOT_COPIED, workload))
         yield f"the same, behind the same lookup, nothing copied, {NAMES[workload]}", same, "", None
-    for workload in DETAILED:
-        # A difference in µs is only worth as much as the speed of the CPU at that moment: the fastest request of each.
-        share = min(r.values("inside", NOT_COPIED, workload, "least_us")) - min(r.values("inside", BARE_NOT_COPIED, workload, "least_us"))
-        yield f"own share, {NAMES[workload]}, µs", share, "<", 1
+    for name, beyond, bound in (("own share", BARE_NOT_COPIED, 1), ("beyond httpd's lookup", "lookup", 2)):
+        for workload in DETAILED:
+            # A difference in µs is only worth as much as the speed of the CPU at that moment: the fastest request of each.
+            ours, theirs = (min(r.values("inside", way, workload, "least_us")) for way in (NOT_COPIED, beyond))
+            yield f"{name}, {NAMES[workload]}, µs", ours - theirs, "<", bound
 
 
 def count_goals(r):
