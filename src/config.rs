@@ -649,6 +649,28 @@ mod tests {
     }
 
     #[test]
+    fn a_section_beside_one_that_says_nothing_says_the_same_of_who_purges() {
+        let lines = [None, Some(("ip 10.0.0.0/8", Limit::Named)), Some(("ip 10.0.0.0/8", Limit::In))];
+        let sections = lines.into_iter().flat_map(|line| {
+            [None, Some(false), Some(true)].map(|purge| {
+                let mut section = Section { purge, ..Section::default() };
+                line.iter().for_each(|(line, limit)| section.observe_require(line, *limit));
+                section
+            })
+        });
+        let sections: Vec<_> = sections.collect();
+        let open = Section::default();
+        for said in &sections {
+            let beside = [*said, Section::merge(&open, said), Section::merge(said, &open)];
+            for inner in &sections {
+                let [here, within] = [beside, beside.map(|outer| Section::merge(&outer, inner))]
+                    .map(|sections| sections.map(|section| section.says_who_purges()));
+                assert!(here == [here[0]; 3] && within == [within[0]; 3], "{here:?} {within:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_url_behind_a_socket_is_found() {
         let rows = [
             ("/a/ http://h/", None),
